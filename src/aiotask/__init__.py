@@ -1,0 +1,1 @@
+"""The task runtime for asyncio services."""

@@ -1,0 +1,1 @@
+"""Brokers, one module or folder each."""

@@ -1,0 +1,91 @@
+"""Joins what many callers await in one iteration of the event loop into one flush. No timer, so no delay when idle."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Coalescer(Generic[T]):
+    """Collects items and hands them to `flush` in batches, at most one flush in flight.
+
+    Items added while a flush is in flight wait for the next one, so batches grow with the load by themselves.
+    """
+
+    def __init__(
+        self, flush: Callable[[list[T]], Awaitable[Sequence[Exception | None] | None]], *, max_batch: int = 1000
+    ) -> None:
+        """Make a coalescer for the running loop.
+
+        Args:
+            flush: Takes a batch in order; returns an error or None for each item, or None when all went well.
+                An exception that it raises is every item's.
+            max_batch: Most items in one flush. One `add` is never split over two flushes.
+        """
+        self._flush = flush
+        self._max_batch = max_batch
+        self._waiting: list[tuple[Sequence[T], asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+
+    def add(self, items: Sequence[T]) -> "asyncio.Future[None]":
+        """Queue `items` for the next flush; the future resolves then, with the first error of theirs."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((items, future))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._start)
+        return future
+
+    async def drain(self) -> None:
+        """Wait until everything that was added is flushed."""
+        while self._scheduled:
+            if self._task is None:
+                await asyncio.sleep(0)  # the flush is scheduled for this iteration
+            else:
+                await asyncio.wait([self._task])
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._flush_one(self._take())
+        finally:
+            self._scheduled = False
+            self._task = None
+
+    def _take(self) -> list[tuple[Sequence[T], "asyncio.Future[None]"]]:
+        size = 0
+        for count, (items, _) in enumerate(self._waiting, 1):
+            size += len(items)
+            if size >= self._max_batch:
+                taken, self._waiting = self._waiting[:count], self._waiting[count:]
+                return taken
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    async def _flush_one(self, taken: list[tuple[Sequence[T], "asyncio.Future[None]"]]) -> None:
+        batch = [item for items, _ in taken for item in items]
+        try:
+            errors = await self._flush(batch)
+        except asyncio.CancelledError:
+            for _, future in taken:
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - every caller gets it
+            errors = [error] * len(batch)
+        at = 0
+        for items, future in taken:
+            own = errors[at : at + len(items)] if errors else ()
+            at += len(items)
+            if future.done():  # its caller was cancelled meanwhile
+                continue
+            failure = next(filter(None, own), None)
+            if failure is None:
+                future.set_result(None)
+            else:
+                future.set_exception(failure)

@@ -1,0 +1,1 @@
+"""Links that a broker and a result backend share: connecting, error translation, reconnecting."""

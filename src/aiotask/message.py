@@ -1,0 +1,155 @@
+"""A task message in its three shapes, and what can be done with it. Values, no I/O.
+
+`TaskMessage` is what the caller means; a codec (`wire/`) makes it an `Envelope`, which is all that a broker sees; a
+broker hands it out as a `Delivery`, which a worker answers with a `Settlement`.
+Times are epoch seconds, durations seconds, both float.
+"""
+
+import os
+from enum import Enum
+from typing import Any, Final, Literal
+
+import msgspec
+
+DEFAULT_PRIORITY: Final = 5
+PRIORITIES: Final = range(10)
+"""0 is the most urgent."""
+
+
+def new_id() -> str:
+    """Return a fresh task id: 32 hexadecimal digits of randomness (a third of the cost of `uuid4`)."""
+    return os.urandom(16).hex()
+
+
+class TaskMessage(msgspec.Struct, array_like=True, omit_defaults=True):
+    """One call of a task, as its caller means it. The order of the fields is the native wire format: append only."""
+
+    task: str
+    id: str
+    payload: bytes
+    """The serialised `[args, kwargs]`, in the format that `content_type` names."""
+    content_type: str = "application/json"
+    retries: int = 0
+    root_id: str | None = None
+    parent_id: str | None = None
+    eta: float | None = None
+    """When it was due by the sender's clock; the broker keeps the time that counts."""
+    expires: float | None = None
+    """When it expires by the sender's clock; the broker keeps the time that counts."""
+    priority: int = DEFAULT_PRIORITY
+    ignore_result: bool | None = None
+    """None means as the task is declared."""
+    origin: str | None = None
+    headers: dict[str, Any] | None = None
+
+
+class Envelope(msgspec.Struct):
+    """What a broker carries: an opaque body and the facts that it acts upon."""
+
+    id: str
+    """The task id: for dead letters and revokes. It is not unique: a retry has the same."""
+    queue: str
+    body: bytes
+    content_type: str
+    priority: int = DEFAULT_PRIORITY
+    delay_s: float | None = None
+    """Due so long after the broker has taken it, by the broker's clock."""
+    due_at: float | None = None
+    """Due at this time, by the broker's clock; not with `delay_s`."""
+    ttl_s: float | None = None
+    """Expires so long after the broker has taken it."""
+    expires_at: float | None = None
+    """Expires at this time, by the broker's clock; not with `ttl_s`."""
+
+
+class Delivery(msgspec.Struct, eq=False):
+    """One handing-out of an envelope to one consumer. Compared and hashed by identity."""
+
+    id: str
+    queue: str
+    body: bytes
+    content_type: str
+    priority: int
+    receipt: Any
+    """The adapter's own handle: hashable, valid for this handing-out only; a lease keeper takes it too."""
+    delivery_count: int = 1
+    """How often it was handed out, this time included."""
+    losses: int = 0
+    """How often a worker was lost after it had started it."""
+    expires_at: float | None = None
+
+
+class Start(msgspec.Struct):
+    """A delivery that a worker is about to start, and how it will be acknowledged."""
+
+    delivery: Delivery
+    acks_late: bool = False
+
+
+class Verdict(Enum):
+    """What `Subscription.begin` says of a delivery. All but LOST leave it with the consumer, who settles it."""
+
+    RUN = "run"
+    LOST = "lost"
+    """Another consumer has it by now: forget it, don't settle."""
+    EXPIRED = "expired"
+    STARTED_BEFORE = "started_before"
+    """Acknowledged early, and a worker was lost after starting it: it must not start again."""
+    TOO_MANY_STARTS = "too_many_starts"
+    """Workers were lost after starting it as often as the subscription allows."""
+
+
+class Settlement(msgspec.Struct):
+    """What becomes of a delivery.
+
+    `ack` removes it. `release` gives it back: at once and ahead of what waits when `delay_s` is 0, else in so many
+    seconds, at the end of its line; a release is not counted as a loss. `replace` puts `envelope` in its place. `dead`
+    moves it to its queue's dead letters with `reason` and `detail`.
+    """
+
+    delivery: Delivery
+    action: Literal["ack", "release", "replace", "dead"] = "ack"
+    delay_s: float = 0.0
+    envelope: Envelope | None = None
+    reason: str = ""
+    detail: str = ""
+
+
+class Finish(msgspec.Struct):
+    """All that ends one execution, to take effect as one step: the settlement, the result row, the follow-ups."""
+
+    settlement: Settlement
+    row: Any = None
+    """What `ResultBackend.encode` made of the outcome, or None when nothing is stored."""
+    follow_ups: tuple[Envelope, ...] = ()
+
+
+class DeadLetter(msgspec.Struct):
+    """A message that nobody will run, kept with the reason."""
+
+    id: str
+    queue: str
+    reason: str
+    """One word: an error's class name, e.g. `NotRegistered`, `DecodeError`, `WorkerLost`, `Reject`."""
+    detail: str
+    died_at: float
+    body: bytes
+    """At most `DEAD_BODY_BYTES` of it."""
+    body_bytes: int
+    """How long it was; longer than `body` means cut, and that it can't be replayed."""
+    content_type: str
+    priority: int = DEFAULT_PRIORITY
+
+
+DEAD_BODY_BYTES: Final = 64 * 1024
+
+
+class QueueDepth(msgspec.Struct):
+    """How many messages of one queue are in which condition."""
+
+    queue: str
+    ready: int = 0
+    delayed: int = 0
+    reserved: int = 0
+    """Handed out and not settled."""
+    dead: int = 0

@@ -1,0 +1,261 @@
+"""The seams: what a broker and a result backend have to do. These docstrings are the specification.
+
+The contract suites in `aiotask.testing` hold every implementation to them, clause by clause. Durations are seconds as
+float, times epoch seconds UTC by the *broker's* clock, batches ordered and never empty.
+"""
+
+from collections.abc import AsyncIterator, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from aiotask.message import (
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Finish,
+    QueueDepth,
+    Settlement,
+    Start,
+    TaskMessage,
+    Verdict,
+)
+from aiotask.outcome import TaskMeta
+
+
+class Renewal(NamedTuple):
+    """What a lease keeper found out while renewing."""
+
+    lost: Sequence[Hashable]
+    """Receipts that another consumer owns by now, or that are gone."""
+
+
+class LeaseKeeper(Protocol):
+    """Renews leases from a thread of its own, so that a blocked event loop loses none. Synchronous."""
+
+    def renew(self, receipts: Sequence[Hashable]) -> Renewal:
+        """Extend the lease of each receipt to a full lease from now, where the consumer still owns it.
+
+        Never takes a message back from a consumer that has got it meanwhile.
+
+        Raises:
+            BrokerError: Nothing is known; try again.
+
+        Cost: one round trip; idempotent.
+        """
+
+    def close(self) -> None:
+        """Free what it holds; the receipts keep their leases."""
+
+
+class Subscription(Protocol):
+    """One consumer's way to take messages from some queues and to answer them."""
+
+    async def receive(self, max_items: int, wait: float) -> list[Delivery]:
+        """Take up to `max_items` messages that are due, waiting up to `wait` seconds for the first.
+
+        Each is leased to this consumer. Reclaimed ones come first (their consumer did not renew), then by priority,
+        0 first, and in one priority in the order in which they became due. `[]` after `wait`, and while the link is
+        down. A message that is not due is never handed out. Cancelling is safe: what the cancelled call had taken is
+        given back at once.
+
+        Cost: one round trip when there is work; none while waiting, if the broker can push.
+        """
+
+    async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
+        """Judge and count the starts of `batch`, in its order, as one step. The body may only run after RUN.
+
+        Looks at, in this order: is it still mine (LOST), was it started and lost before while acknowledged early
+        (STARTED_BEFORE), was it lost as often as allowed (TOO_MANY_STARTS), is it past its time (EXPIRED).
+
+        Cost: one round trip.
+        """
+
+    async def settle(self, batch: Sequence[Settlement]) -> list[Delivery]:
+        """Carry out `batch`, mixed as it is, as one step; return the deliveries that are no longer ours.
+
+        A settlement of a delivery that has another owner, or is settled already, has no effect at all.
+
+        Cost: one round trip. Kept and repeated while the link is down, until the lease is lost.
+        """
+
+    def lease_keeper(self) -> LeaseKeeper:
+        """Return a keeper of this subscription's leases, to be used in one thread."""
+
+    async def set_queues(self, queues: Sequence[str]) -> None:
+        """Take from `queues` from now on. What was received stays."""
+
+    async def close(self) -> None:
+        """Hand back at once what was received and not settled; none of it counts as lost. Idempotent."""
+
+
+class Broker(Protocol):
+    """A place where messages wait. Knows no task, no retry and no result."""
+
+    @property
+    def connected(self) -> bool:
+        """False from the moment a link is known to be down until it is up again."""
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerConnectionError: It can't be reached or refuses us; afterwards links are remade for ever.
+        """
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent; the broker can be opened again."""
+
+    async def publish(self, batch: Sequence[Envelope]) -> None:
+        """Store `batch`; every message of it is durable on return, to the degree that the broker knows durability.
+
+        Raises:
+            PublishError: Some were not confirmed; it names them.
+            BrokerFull: There is no room; nothing of the batch was stored.
+
+        Cost: one round trip.
+        """
+
+    async def subscribe(self, queues: Sequence[str], *, consumer: str, lease: float, max_losses: int) -> "Subscription":
+        """Begin to consume `queues`, made where they don't exist.
+
+        Args:
+            queues: Names, in no order of importance.
+            consumer: Unique to this start of this worker.
+            lease: Seconds that a received message stays ours without a renewal.
+            max_losses: A message that was lost so often after a start is not begun again.
+        """
+
+
+@runtime_checkable
+class FusedFinish(Protocol):
+    """A subscription that can end executions in one atomic step, when results live on the same link."""
+
+    def fuses(self, backend: "ResultBackend") -> bool:
+        """Tell whether `finish` can store rows of `backend`."""
+
+    async def finish(self, batch: Sequence[Finish]) -> list[Delivery]:
+        """Settle, store the row and publish the follow-ups of each, all or nothing; return those no longer ours.
+
+        A finish of a delivery that is no longer ours stores and publishes nothing. Rows obey the rule of
+        `ResultBackend.store`.
+
+        Cost: one round trip for the batch.
+        """
+
+
+@runtime_checkable
+class QueueAdmin(Protocol):
+    """A broker that can tell what it holds and act on it. For the command line and control, not for the hot path."""
+
+    async def queues(self) -> list[str]:
+        """Return the names of the queues that hold anything, dead letters included, sorted."""
+
+    async def depths(self, queues: Sequence[str]) -> list[QueueDepth]:
+        """Count what each of `queues` holds, in their order; an unknown queue is empty."""
+
+    async def purge(self, queues: Sequence[str]) -> int:
+        """Drop what waits or is delayed in `queues`; return how many. Handed-out messages and dead letters stay."""
+
+    async def dead_letters(self, queues: Sequence[str] | None = None, limit: int = 100) -> list[DeadLetter]:
+        """Return the dead letters of `queues` (None: of all), the newest first."""
+
+    async def take_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """Return the dead letters of these task ids, the newest first."""
+
+    async def replay_dead(self, ids: Sequence[str]) -> list[str]:
+        """Put the dead letters of these task ids back into their queues, due now, nothing counted against them.
+
+        Returns the ids that were put back. A letter whose body was cut is left where it is.
+        """
+
+    async def purge_dead(self, queues: Sequence[str] | None = None) -> int:
+        """Drop the dead letters of `queues` (None: of all); return how many."""
+
+
+class ResultBackend(Protocol):
+    """Where states and results are kept."""
+
+    @property
+    def connected(self) -> bool:
+        """False from the moment a link is known to be down until it is up again."""
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            BackendConnectionError: It can't be reached or refuses us.
+        """
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent; the backend can be opened again."""
+
+    def encode(self, meta: TaskMeta, expires: float | None) -> Any:
+        """Return `meta` as a row of this backend, kept for `expires` seconds (None: for ever). No I/O.
+
+        Raises:
+            EncodeError: The result is not serialisable.
+        """
+
+    async def store(self, rows: Sequence[Any]) -> None:
+        """Store encoded rows. Idempotent.
+
+        Of rows of one id the last wins, except that a final state is never replaced by anything.
+
+        Raises:
+            BackendError: Nothing is known to be stored; try again.
+
+        Cost: one round trip.
+        """
+
+    async def fetch(self, ids: Sequence[str]) -> list[TaskMeta | None]:
+        """Return what is stored of each id, in their order; None where nothing is, or it has expired.
+
+        Cost: one round trip.
+        """
+
+    def watch(self, ids: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[TaskMeta]]:
+        """Follow `ids`: first what is stored of each now, then each change as it is stored, until closed.
+
+        Pushed where the store can push. Of changes in quick succession the last is certain to come, and a final state
+        always is; nothing comes twice in a row for one id.
+        """
+
+    async def forget(self, ids: Sequence[str]) -> int:
+        """Remove what is stored of `ids`, final or not; return how many there were."""
+
+
+class MessageCodec(Protocol):
+    """Makes the body of a message and reads it again. No I/O."""
+
+    content_type: str
+
+    def encode(self, message: TaskMessage) -> bytes:
+        """Return the body."""
+
+    def decode(self, body: bytes) -> TaskMessage:
+        """Return the message.
+
+        Raises:
+            DecodeError: The bytes are no message of this format.
+        """
+
+
+class Serializer(Protocol):
+    """Turns argument and result values into bytes and back. No I/O."""
+
+    name: str
+    content_type: str
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            EncodeError: Something in `value` can't be serialised; the message names its path.
+        """
+
+    def decode(self, data: bytes) -> Any:
+        """Return the value.
+
+        Raises:
+            DecodeError: `data` is not of this content type.
+        """

@@ -1,0 +1,1 @@
+"""Result backends, one module or folder each."""

@@ -1,0 +1,1 @@
+"""What holds brokers and result backends to their contracts, for their authors and for our own tests."""

@@ -1,0 +1,1 @@
+"""Bytes: serializers, message codecs, result rows. No I/O."""

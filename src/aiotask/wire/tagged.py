@@ -1,0 +1,96 @@
+"""Celery's tagged JSON: values that JSON lacks as `{"__type__": ..., "__value__": ...}`, and back. Pure.
+
+The tags are kombu's, so that either side reads the other's. `float` is ours: JSON has no NaN and no infinity.
+"""
+
+import base64
+import math
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+PLAIN: Final = frozenset({str, int, bool, type(None)})
+"""Types that JSON carries as they are; the exact type, since a subclass may want more."""
+
+_MARK: Final = b'"__type__"'
+
+
+def _tag(kind: str, value: Any) -> dict[str, Any]:
+    return {"__type__": kind, "__value__": value}
+
+
+def _tag_float(value: float) -> Any:
+    return value if math.isfinite(value) else _tag("float", repr(value))
+
+
+def _tag_mapping(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: tag(item) for key, item in value.items()}
+
+
+def _tag_items(value: Any) -> list[Any]:
+    return [tag(item) for item in value]
+
+
+_TAGGERS: Final[dict[type, Callable[[Any], Any]]] = {
+    float: _tag_float,
+    dict: _tag_mapping,
+    list: _tag_items,
+    tuple: _tag_items,
+    set: _tag_items,
+    frozenset: _tag_items,
+    datetime: lambda value: _tag("datetime", value.isoformat()),
+    date: lambda value: _tag("date", value.isoformat()),
+    time: lambda value: _tag("time", value.isoformat()),
+    UUID: lambda value: _tag("uuid", {"hex": value.hex, "version": value.version}),
+    Decimal: lambda value: _tag("decimal", str(value)),
+    bytes: lambda value: _tag("base64", base64.b64encode(value).decode("ascii")),
+    bytearray: lambda value: _tag("base64", base64.b64encode(value).decode("ascii")),
+}
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "datetime": datetime.fromisoformat,
+    "date": lambda value: datetime.fromisoformat(value).date(),
+    "time": time.fromisoformat,
+    "uuid": lambda value: UUID(hex=value["hex"]),
+    "decimal": Decimal,
+    "bytes": lambda value: value.encode("utf-8"),
+    "base64": base64.b64decode,
+    "float": float,
+}
+
+
+def tag(value: Any) -> Any:
+    """Return `value` with everything tagged that JSON lacks; what has no tag is left for the encoder to judge.
+
+    Dataclasses, Structs and Enums are not entered: they arrive as their types by the task's annotations.
+    """
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    tagger = _TAGGERS.get(kind)
+    return value if tagger is None else tagger(value)
+
+
+def untag(value: Any) -> Any:
+    """Return `value` with every known tag turned back; an unknown tag stays the mapping that it is.
+
+    Raises:
+        ValueError, TypeError, LookupError, ArithmeticError: A tag holds what its kind can't be made of.
+    """
+    if type(value) is list:
+        return [untag(item) for item in value]
+    if type(value) is not dict:
+        return value
+    if "__type__" in value and "__value__" in value and len(value) == 2:
+        kind = value["__type__"]
+        read = _READERS.get(kind) if isinstance(kind, str) else None
+        if read is not None:
+            return read(value["__value__"])
+    return {key: untag(item) for key, item in value.items()}
+
+
+def has_tags(data: bytes) -> bool:
+    """Tell whether `data` may hold tags; a search in the bytes is far cheaper than walking the decoded value."""
+    return _MARK in data

@@ -1,0 +1,1 @@
+"""The worker: small stages that hand batches to each other."""
