@@ -4,7 +4,7 @@ The contract suites in `aiotask.testing` hold every implementation to them, clau
 float, times epoch seconds UTC by the *broker's* clock, batches ordered and never empty.
 """
 
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from aiotask.message import (
     Verdict,
 )
 from aiotask.outcome import TaskMeta
+from aiotask.settings import Settings
 
 
 class Renewal(NamedTuple):
@@ -259,3 +260,27 @@ class Serializer(Protocol):
         Raises:
             DecodeError: `data` is not of this content type.
         """
+
+
+class Application(Protocol):
+    """The app, as tasks and results see it."""
+
+    main: str | None
+    conf: Settings
+    codec: MessageCodec
+    origin: str
+    """Who sends: `gen<pid>@<host>`."""
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """The registry: name -> task."""
+
+    @property
+    def backend(self) -> ResultBackend:
+        """The live result backend."""
+
+    async def connect(self) -> None:
+        """Open what is not open yet on the running loop."""
+
+    async def send(self, envelopes: Sequence[Envelope]) -> None:
+        """Publish; return when every one is durable. Connects at the first use."""

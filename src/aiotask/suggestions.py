@@ -12,3 +12,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def within_two_edits(name: str, known: Iterable[str]) -> str | None:
+    """Return the first of `known` that two insertions, deletions or replacements turn `name` into, or None."""
+    return next((word for word in known if abs(len(word) - len(name)) <= 2 and _edits(name, word) <= 2), None)
+
+
+def _edits(left: str, right: str) -> int:
+    """Levenshtein distance (the row-by-row algorithm of Wagner and Fischer, 1974)."""
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]

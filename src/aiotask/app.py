@@ -1,0 +1,315 @@
+"""The composition root: settings, registry, broker and backend; makes tasks, results and workers."""
+
+import asyncio
+import importlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+
+from aiotask.async_result import AsyncResult
+from aiotask.coalesce import Coalescer
+from aiotask.exceptions import AioTaskError, BrokerError, ImproperlyConfigured, PublishError
+from aiotask.message import Envelope
+from aiotask.protocols import Broker, MessageCodec, ResultBackend
+from aiotask.registry import Registry
+from aiotask.schemes import check_url, implied_backend, make_pair
+from aiotask.settings import DEFAULT_BROKER_URL, Settings, load_settings
+from aiotask.tasks import FunctionTask
+from aiotask.wire.native import NativeCodec
+from aiotask.worker.runtime import Runtime
+from aiotask.worker.worker import Worker
+
+P = ParamSpec("P")
+C = TypeVar("C")
+
+_NOT_YET = frozenset(
+    {"Task", "register", "send_task", "signature", "beat", "control", "periodic_task", "add_periodic_task"}
+)
+
+
+class AioTask:
+    """An application: its tasks, its settings, and its connections.
+
+    `async with app:` opens the connections and closes them; it may be nested. Without it the first call opens them, and
+    `await app.close()` closes. An app is bound to the event loop that it is open on.
+    """
+
+    def __init__(
+        self,
+        main: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        imports: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Read the settings; nothing is connected yet.
+
+        Args:
+            main: The name of tasks' module when they are defined in `__main__`.
+            broker: URL; else what the settings' other sources say, else `sqlite:///aiotask.db`.
+            backend: URL; else what the other sources say, else what the broker implies.
+            imports: Modules that define tasks, imported by a worker before it starts.
+            **settings: Any setting by its name.
+
+        Raises:
+            ImproperlyConfigured: A setting is unknown, of the wrong type, or not available in this version.
+        """
+        if "middleware" in settings:
+            raise ImproperlyConfigured("AioTask(middleware=...) is not available in this version yet.")
+        named = {"broker_url": broker, "result_backend": backend, "imports": imports}
+        self.main = main
+        self.conf: Settings = load_settings(
+            arguments={**settings, **{name: value for name, value in named.items() if value is not None}}
+        )
+        for setting in ("broker_url", "result_backend"):
+            url = getattr(self.conf, setting)
+            if url is not None:
+                check_url(setting, url)
+        self.codec: MessageCodec = NativeCodec()
+        self.origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self._registry = Registry()
+        self._pair: tuple[Broker, ResultBackend] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening: asyncio.Lock | None = None
+        self._coalescer: Coalescer[Envelope] | None = None
+        self._users = 0
+
+    def __repr__(self) -> str:
+        return f"<AioTask: {self.main or '__main__'}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _NOT_YET:
+            raise AttributeError(f"AioTask.{name} is not available in this version of aiotask yet.")
+        raise AttributeError(f"AioTask has no attribute {name!r}.")
+
+    # What it has
+
+    @property
+    def tasks(self) -> Registry:
+        """The registry: name -> task."""
+        return self._registry
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's URL, as it was given."""
+        return self.conf.broker_url or DEFAULT_BROKER_URL
+
+    @property
+    def backend_url(self) -> str:
+        """The result backend's URL: as it was given, or what the broker implies."""
+        return self.conf.result_backend or implied_backend(self.broker_url)
+
+    @property
+    def broker(self) -> Broker:
+        """The live broker."""
+        return self._adapters()[0]
+
+    @property
+    def backend(self) -> ResultBackend:
+        """The live result backend."""
+        return self._adapters()[1]
+
+    # Tasks, results, workers
+
+    @overload
+    def task(self, function: Callable[P, C], /) -> FunctionTask[P, C]: ...
+    @overload
+    def task(
+        self, /, *, bind: Literal[True], name: str | None = ..., **options: Any
+    ) -> Callable[[Callable[Concatenate[Any, P], C]], FunctionTask[P, C]]: ...
+    @overload
+    def task(
+        self, /, *, bind: Literal[False] = ..., name: str | None = ..., **options: Any
+    ) -> Callable[[Callable[P, C]], FunctionTask[P, C]]: ...
+    def task(self, function: Any = None, /, *, bind: bool = False, name: str | None = None, **options: Any) -> Any:
+        """Make a task of a function: `@app.task`, or `@app.task(bind=True, max_retries=5, ...)`.
+
+        Args:
+            function: `async def` runs on the event loop; a plain `def` in a thread (`offload`).
+            bind: True gives the task itself as the first parameter.
+            name: Under which messages ask for it; `module.function` when not given.
+            **options: The task's options. Any other keyword becomes an attribute of the task.
+
+        Raises:
+            ImproperlyConfigured: An option is misspelt, not available, or its value doesn't fit.
+            AlreadyRegistered: Another task has the name.
+        """
+
+        def make(function: Callable[..., Any]) -> FunctionTask[Any, Any]:
+            if isinstance(function, type):
+                raise ImproperlyConfigured(
+                    f"{function.__qualname__}: classes as tasks are not available in this version yet."
+                )
+            task: FunctionTask[Any, Any] = FunctionTask(
+                self, name or self._name_of(function), function, bind=bind, options=options
+            )
+            self._registry.add(task)
+            return task
+
+        return make if function is None else make(function)
+
+    def result(self, task_id: str) -> AsyncResult[Any]:
+        """Return the result of the task `task_id`, wherever it was sent from."""
+        return AsyncResult(task_id, app=self)
+
+    def worker(
+        self,
+        *,
+        concurrency: int | None = None,
+        queues: Sequence[str] | None = None,
+        name: str | None = None,
+        threads: int | None = None,
+        shutdown_timeout: float | None = None,
+        max_tasks: int | None = None,
+        burst: bool = False,
+    ) -> Worker:
+        """Return a worker to be run by `async with`: it runs inside the loop that enters it, and stops with the scope.
+
+        It opens the app itself, installs no signal handlers, redirects no output and sets up no logging. A failure of
+        the worker surfaces in that scope.
+
+        Args:
+            concurrency: Most executions at once; `worker_concurrency`.
+            queues: Names of the queues to take from; `task_default_queue`.
+            name: The part of the node name before `@host`, or the whole; `worker_name`.
+            threads: Most plain functions at once in threads; `worker_threads`.
+            shutdown_timeout: Seconds that running tasks get to finish; `worker_shutdown_timeout`.
+            max_tasks: Stop after so many executions; `worker_max_tasks`.
+            burst: True stops as soon as nothing is due and nothing runs.
+        """
+        conf = self.conf
+        return Worker(
+            Runtime(
+                app=self,
+                lifespan=self,
+                concurrency=_given(concurrency, conf.worker_concurrency),
+                queues=tuple(queues or (conf.task_default_queue,)),
+                name=name or conf.worker_name or "aiotask",
+                threads=_given(threads, conf.worker_threads) or _given(concurrency, conf.worker_concurrency),
+                shutdown_timeout=_given(shutdown_timeout, conf.worker_shutdown_timeout),
+                max_tasks=_given(max_tasks, conf.worker_max_tasks),
+                burst=burst,
+            )
+        )
+
+    def import_tasks(self) -> None:
+        """Import the modules in `imports`, which define tasks.
+
+        Raises:
+            ImportError: One can't be imported.
+        """
+        for module in self.conf.imports:
+            importlib.import_module(module)
+
+    # Connections
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        self._users += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._users -= 1
+        if self._users == 0:
+            await self.close()
+
+    async def connect(self) -> None:
+        """Open the connections on the running loop, when they are not open yet.
+
+        Raises:
+            BrokerConnectionError, BackendConnectionError: Nothing is there, or it refuses us.
+            AioTaskError: The app is open on another loop.
+        """
+        running = asyncio.get_running_loop()
+        if self._loop is not running:
+            if self._loop is not None and not self._loop.is_closed():
+                raise AioTaskError(
+                    "This app is open on another event loop, and its connections belong to that one. "
+                    "Close it there (await app.close()), or make an app for this loop."
+                )
+            stale = self._loop is not None
+            self._loop, self._opening, self._coalescer = running, asyncio.Lock(), None
+            if stale:
+                self._users = 0
+                await self._close_adapters()
+        if self._coalescer is None:
+            assert self._opening is not None  # noqa: S101 - set together with the loop
+            async with self._opening:
+                if self._coalescer is None:
+                    await self._open_adapters()
+
+    async def close(self) -> None:
+        """Send what waits to be sent, and close the connections. The app can be opened again. Idempotent."""
+        if self._coalescer is not None and self._loop is asyncio.get_running_loop():
+            await self._coalescer.drain()
+        self._coalescer = self._loop = None
+        self._users = 0
+        await self._close_adapters()
+
+    async def send(self, envelopes: Sequence[Envelope]) -> None:
+        """Publish; return when every one is durable. Connects at the first use.
+
+        Raises:
+            BrokerError: The broker did not confirm; a `PublishError` names what was not sent.
+        """
+        if self._coalescer is None or self._loop is not asyncio.get_running_loop():
+            await self.connect()
+        assert self._coalescer is not None  # noqa: S101 - connect has made it
+        await self._coalescer.add(envelopes)
+
+    async def _publish(self, batch: list[Envelope]) -> list[Exception | None] | None:
+        limit = self.conf.broker_publish_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self.broker.publish(batch)
+        except PublishError as error:
+            unsent = set(error.unsent)
+            return [error if envelope.id in unsent else None for envelope in batch]
+        except TimeoutError as error:
+            late = PublishError(
+                f"The broker did not confirm within {limit:g} s (broker_publish_timeout); "
+                "the messages may or may not be stored.",
+                [envelope.id for envelope in batch],
+            )
+            late.__cause__ = error
+            return [late] * len(batch)
+        except BrokerError as error:
+            return [error] * len(batch)
+        return None
+
+    def _adapters(self) -> tuple[Broker, ResultBackend]:
+        if self._pair is None:
+            self._pair = make_pair(self.broker_url, self.backend_url, self.conf)
+        return self._pair
+
+    async def _open_adapters(self) -> None:
+        broker, backend = self._adapters()
+        try:
+            await broker.open()
+            await backend.open()
+        except BaseException:
+            await broker.close()
+            self._loop = None
+            raise
+        self._coalescer = Coalescer(self._publish)
+
+    async def _close_adapters(self) -> None:
+        if self._pair is not None:
+            broker, backend = self._pair
+            await backend.close()
+            await broker.close()
+
+    def _name_of(self, function: Callable[..., Any]) -> str:
+        module = function.__module__
+        if module == "__main__" and self.main:
+            module = self.main
+        return f"{module}.{function.__qualname__.rpartition('<locals>.')[2]}"
+
+
+def _given(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value

@@ -1,0 +1,260 @@
+"""A task function's parameters: checked at the caller, converted on arrival. Pure; built per task at first use."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from aiotask.exceptions import ArgumentError
+
+_SKIPPED: Final = (inspect.Parameter.empty, Any)
+_EXACT: Final = frozenset({int, str, float, bool, bytes, dict, list})
+"""Annotations that a value of exactly this type satisfies, with nothing inside to look at."""
+
+
+def _rebuild(kind: type, value: Any) -> Any:
+    """Make a value of a class that msgspec doesn't know; only Pydantic models get here (see `_convertible`)."""
+    if isinstance(value, kind):
+        return value
+    return kind.model_validate(value)  # type: ignore[attr-defined]
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON would carry it, bools as ints where an int is wanted; only used after a first refusal."""
+    return msgspec.to_builtins(value, enc_hook=lambda item: item)
+
+
+def _ints(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _ints(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_ints(item) for item in value]
+    return value
+
+
+def _convertible(annotation: Any) -> bool:
+    """Tell whether msgspec can judge every part of a type; Pydantic models are judged by themselves."""
+    try:
+        root = msgspec.inspect.type_info(annotation)
+    except (TypeError, NameError, ValueError):
+        return False
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, msgspec.inspect.CustomType) and not hasattr(node.cls, "model_validate"):
+            return False
+        if isinstance(node, (msgspec.inspect.DataclassType, msgspec.inspect.StructType, msgspec.inspect.TypedDictType)):
+            waiting.extend(field.type for field in node.fields)
+        for name in ("item_type", "key_type", "value_type"):
+            part = getattr(node, name, None)
+            if part is not None:
+                waiting.append(part)
+        waiting.extend(getattr(node, "item_types", ()))
+        waiting.extend(getattr(node, "types", ()))
+    return True
+
+
+class _Slot:
+    """One parameter: what a value of it must be, and the cheapest way to see that it is."""
+
+    __slots__ = ("annotation", "exact", "name", "origin")
+
+    def __init__(self, name: str, annotation: Any) -> None:
+        self.name = name
+        self.annotation = annotation
+        self.exact = annotation if annotation in _EXACT else None
+        origin = annotation if isinstance(annotation, type) and typing.get_origin(annotation) is None else None
+        # An instance of an annotated class is trusted at the caller; containers are looked into.
+        self.origin = None if origin in (dict, list, tuple, set, frozenset) or origin is None else origin
+
+    def check(self, value: Any) -> None:
+        """Raise ValidationError when `value` can't be meant for this parameter."""
+        if self.origin is not None and isinstance(value, self.origin):
+            return
+        try:
+            msgspec.convert(value, self.annotation, dec_hook=_rebuild)
+        except msgspec.ValidationError:
+            # Instances inside containers, bools for ints, and tuples are judged by what they become on the wire.
+            msgspec.convert(_ints(_plain(value)), self.annotation, dec_hook=_rebuild, str_keys=True)
+
+    def convert(self, value: Any) -> Any:
+        """Return `value` as the annotated type; raise ValidationError when it can't become one."""
+        if value is True or value is False:
+            return self._convert_bool(value)
+        try:
+            return msgspec.convert(value, self.annotation, dec_hook=_rebuild, str_keys=True)
+        except msgspec.ValidationError:
+            return msgspec.convert(_ints(value), self.annotation, dec_hook=_rebuild, str_keys=True)
+
+    def _convert_bool(self, value: bool) -> Any:
+        try:
+            return msgspec.convert(value, self.annotation, dec_hook=_rebuild)
+        except msgspec.ValidationError:
+            msgspec.convert(int(value), self.annotation, dec_hook=_rebuild)
+            return value
+
+
+class _Plan:
+    """A function's signature, laid out for checking."""
+
+    def __init__(self, function: Callable[..., Any], *, skip_first: bool) -> None:
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[1 if skip_first else 0 :]
+        self.signature = signature.replace(parameters=parameters)
+        hints = _hints(function)
+        self.slots: dict[str, _Slot] = {}
+        for parameter in parameters:
+            annotation = hints.get(parameter.name, parameter.annotation)
+            if annotation not in _SKIPPED and not isinstance(annotation, str) and _convertible(annotation):
+                self.slots[parameter.name] = _Slot(parameter.name, annotation)
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self.positional = [self.slots.get(p.name) for p in positional]
+        self.required = sum(p.default is p.empty for p in positional)
+        self.only_positional = len(positional) == len(parameters)
+        returned = hints.get("return", signature.return_annotation)
+        known = returned not in (*_SKIPPED, None, type(None)) and not isinstance(returned, str)
+        self.result = _Slot("return", returned) if known and _convertible(returned) else None
+
+
+def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return the annotations with names resolved; one that can't be (imported for typing only) is left out."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        pass
+    hints = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        holder = type("holder", (), {"__annotations__": {name: annotation}, "__module__": function.__module__})
+        try:
+            hints.update(typing.get_type_hints(holder, include_extras=True))
+        except (NameError, TypeError, AttributeError, SyntaxError):
+            continue
+    return hints
+
+
+class Arguments:
+    """Checks and converts the arguments of one task by its function's signature."""
+
+    __slots__ = ("_function", "_plan", "_skip_first", "_task_name")
+
+    def __init__(self, task_name: str, function: Callable[..., Any], *, skip_first: bool) -> None:
+        """Remember the function; its signature is read at the first use, when every name it mentions exists.
+
+        Args:
+            task_name: Named in errors.
+            function: What the task runs.
+            skip_first: True when its first parameter is given by us (`bind=True`).
+        """
+        self._task_name = task_name
+        self._function = function
+        self._skip_first = skip_first
+        self._plan: _Plan | None = None
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """See at the caller that a call fits.
+
+        Raises:
+            ArgumentError: In number, name or annotated type; names the argument's path.
+        """
+        plan = self._plan or self._read()
+        if not kwargs and plan.only_positional and plan.required <= len(args) <= len(plan.positional):
+            for slot, value in zip(plan.positional, args, strict=False):
+                if slot is not None and type(value) is not slot.exact:
+                    self._check_one(slot, value, slot.name)
+            return
+        for slot, value, path in self._bound(plan, args, kwargs):
+            if type(value) is not slot.exact:
+                self._check_one(slot, value, path)
+
+    def arrive(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return decoded arguments as the annotated types, ready for the call.
+
+        Raises:
+            ArgumentError: They don't fit; names the argument's path.
+        """
+        plan = self._plan or self._read()
+        if kwargs or not plan.only_positional or not plan.required <= len(args) <= len(plan.positional):
+            return self._arrive_bound(plan, args, kwargs)
+        for index, slot in enumerate(plan.positional[: len(args)]):
+            if slot is not None and type(args[index]) is not slot.exact:
+                args[index] = self._convert_one(slot, args[index], slot.name)
+        return args, kwargs
+
+    def result(self, value: Any) -> Any:
+        """Return a stored return value as the annotated type; as it is when the annotation doesn't fit it."""
+        slot = (self._plan or self._read()).result
+        if slot is None or type(value) is slot.exact:
+            return value
+        try:
+            return slot.convert(value)
+        except (msgspec.ValidationError, ValueError, TypeError):
+            return value
+
+    def _read(self) -> _Plan:
+        self._plan = _Plan(self._function, skip_first=self._skip_first)
+        return self._plan
+
+    def _arrive_bound(self, plan: _Plan, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        bound = self._bind(plan, args, kwargs)
+        for name, value in bound.arguments.items():
+            slot = plan.slots.get(name)
+            if slot is None:
+                continue
+            kind = plan.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(
+                    self._convert_one(slot, item, f"{name}[{index}]") for index, item in enumerate(value)
+                )
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {key: self._convert_one(slot, item, key) for key, item in value.items()}
+            elif type(value) is not slot.exact:
+                bound.arguments[name] = self._convert_one(slot, value, name)
+        return list(bound.args), bound.kwargs
+
+    def _bound(
+        self, plan: _Plan, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> typing.Iterator[tuple[_Slot, Any, str]]:
+        for name, value in self._bind(plan, args, kwargs).arguments.items():
+            slot = plan.slots.get(name)
+            if slot is None:
+                continue
+            kind = plan.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                yield from ((slot, item, f"{name}[{index}]") for index, item in enumerate(value))
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                yield from ((slot, item, key) for key, item in value.items())
+            else:
+                yield slot, value, name
+
+    def _bind(self, plan: _Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        try:
+            return plan.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"{self._task_name}{plan.signature}: {error}.") from None
+
+    def _check_one(self, slot: _Slot, value: Any, path: str) -> None:
+        try:
+            slot.check(value)
+        except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
+            raise self._misfit(path, error) from error
+
+    def _convert_one(self, slot: _Slot, value: Any, path: str) -> Any:
+        try:
+            return slot.convert(value)
+        except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
+            raise self._misfit(path, error) from error
+
+    def _misfit(self, path: str, error: Exception) -> ArgumentError:
+        # msgspec ends its messages with "- at `$.items[0]`"; the path starts at the argument's own name.
+        text = str(error)
+        what, _, inner = text.partition(" - at `$")
+        if inner:
+            path += inner.rstrip("`")
+        return ArgumentError(f"{self._task_name}: argument `{path}`: {what}.")

@@ -1,0 +1,285 @@
+"""The options of a task and of a call: their names, defaults and checks. Values, no I/O.
+
+One rule merges them: what a call says wins over the task's option, that over the setting.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from aiotask.exceptions import ImproperlyConfigured
+from aiotask.message import PRIORITIES
+from aiotask.suggestions import did_you_mean, within_two_edits
+
+
+class Option(NamedTuple):
+    """A task option: its default, and a check that returns the value to keep or raises ValueError saying what fits."""
+
+    default: Any
+    check: Callable[[Any], Any]
+
+
+def _expect(text: str, accept: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not accept(value):
+            raise ValueError(text)
+        return value
+
+    return check
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
+    classes = tuple(value) if isinstance(value, (tuple, list, set, frozenset)) else (value,)
+    if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
+        raise ValueError("an exception class, or a tuple of them")
+    return classes
+
+
+_flag = _expect("True or False", lambda value: isinstance(value, bool))
+_flag_or_none = _expect("True, False, or None for the setting", lambda value: value is None or isinstance(value, bool))
+_seconds = _expect("seconds, 0 or more", lambda value: _is_number(value) and value >= 0)
+_priority = _expect(
+    "a whole number from 0 (the most urgent) to 9, or None for the setting",
+    lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool) and value in PRIORITIES),
+)
+_text_or_none = _expect(
+    "a non-empty text, or None for the setting", lambda value: value is None or (isinstance(value, str) and value != "")
+)
+
+TASK_OPTIONS: Final[Mapping[str, Option]] = {
+    "typing": Option(True, _flag),
+    "max_retries": Option(
+        3,
+        _expect(
+            "a whole number, 0 or more, or None for no limit",
+            lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0),
+        ),
+    ),
+    "default_retry_delay": Option(180, _seconds),
+    "autoretry_for": Option((), _exceptions),
+    "dont_autoretry_for": Option((), _exceptions),
+    "retry_kwargs": Option(
+        {},
+        _expect(
+            "a mapping with max_retries or countdown",
+            lambda value: isinstance(value, Mapping) and set(value) <= {"max_retries", "countdown"},
+        ),
+    ),
+    "retry_backoff": Option(
+        False,
+        _expect(
+            "True, False, or the first delay in seconds",
+            lambda value: isinstance(value, bool) or (_is_number(value) and value >= 0),
+        ),
+    ),
+    "retry_backoff_max": Option(600, _seconds),
+    "retry_jitter": Option(True, _flag),
+    "throws": Option((), _exceptions),
+    "ignore_result": Option(None, _flag_or_none),
+    "store_errors_even_if_ignored": Option(None, _flag_or_none),
+    "track_started": Option(None, _flag_or_none),
+    "acks_late": Option(None, _flag_or_none),
+    "acks_on_failure_or_timeout": Option(None, _flag_or_none),
+    "queue": Option(None, _text_or_none),
+    "priority": Option(None, _priority),
+    "expires": Option(
+        None, _expect("seconds, more than 0, or None", lambda value: value is None or (_is_number(value) and value > 0))
+    ),
+    "offload": Option(
+        "thread",
+        _expect(
+            "'thread' or 'loop' ('process' is not available in this version yet)",
+            lambda value: value in ("thread", "loop"),
+        ),
+    ),
+}
+"""None as a default means: as the setting says."""
+
+_NAMING: Final = ("name", "bind", "base", "abstract")
+
+_TASK_NOT_YET: Final = frozenset(
+    {
+        "rate_limit",
+        "rate_limit_scope",
+        "concurrency",
+        "time_limit",
+        "soft_time_limit",
+        "trail",
+        "serializer",
+        "compression",
+        "backend",
+        "reject_on_worker_lost",
+        "exchange",
+        "routing_key",
+        "mandatory",
+        "immediate",
+        "send_error_emails",
+        "error_whitelist",
+        "ErrorMail",
+        "base",
+        "abstract",
+    }
+)
+
+CALL_OPTIONS: Final = frozenset(
+    {"task_id", "countdown", "eta", "expires", "priority", "queue", "headers", "ignore_result"}
+)
+_CALL_NOT_YET: Final = frozenset(
+    {
+        "exchange",
+        "routing_key",
+        "mandatory",
+        "immediate",
+        "serializer",
+        "compression",
+        "link",
+        "link_error",
+        "time_limit",
+        "soft_time_limit",
+        "shadow",
+        "argsrepr",
+        "kwargsrepr",
+    }
+)
+
+
+def check_task_option(task: str, option: str, value: Any) -> Any:
+    """Return the value to keep for a task option; a keyword that is no option is kept as it is, as an attribute.
+
+    Raises:
+        ImproperlyConfigured: The value doesn't fit, the option is not available yet, or the keyword looks like a
+            misspelt option.
+    """
+    if option in _TASK_NOT_YET:
+        raise ImproperlyConfigured(f"Task {task!r}: the option {option!r} is not available in this version yet.")
+    known = TASK_OPTIONS.get(option)
+    if known is None:
+        likely = within_two_edits(option, (*TASK_OPTIONS, *_NAMING, *_TASK_NOT_YET))
+        if likely is not None:
+            raise ImproperlyConfigured(f"Task {task!r}: unknown option {option!r}. Did you mean {likely!r}?")
+        return value
+    try:
+        return known.check(value)
+    except (ValueError, TypeError) as error:
+        raise ImproperlyConfigured(f"Task {task!r}: option {option!r} is {value!r}; it takes {error}.") from None
+
+
+def refuse_call_options(task: str, names: Mapping[str, Any]) -> None:
+    """Say why options that a call does not take are refused.
+
+    Raises:
+        ImproperlyConfigured: One is known, and not available yet.
+        TypeError: One is unknown.
+    """
+    for name in names:
+        if name in _CALL_NOT_YET:
+            raise ImproperlyConfigured(f"{task}: the call option {name!r} is not available in this version yet.")
+        hint = did_you_mean(name, CALL_OPTIONS)
+        raise TypeError(f"{task}: apply_async takes no option {name!r}.{hint}")
+
+
+class Timing(NamedTuple):
+    """When a message is due and when it expires: for the broker's clock where the caller gave a duration."""
+
+    delay_s: float | None = None
+    due_at: float | None = None
+    ttl_s: float | None = None
+    expires_at: float | None = None
+
+    @property
+    def eta(self) -> float | None:
+        """When it is due by this machine's clock."""
+        return time.time() + self.delay_s if self.delay_s is not None else self.due_at
+
+    @property
+    def expiry(self) -> float | None:
+        """When it expires by this machine's clock."""
+        return time.time() + self.ttl_s if self.ttl_s is not None else self.expires_at
+
+
+AT_ONCE: Final = Timing()
+
+
+def timing(countdown: Any, eta: Any, expires: Any) -> Timing:
+    """Return what `countdown`, `eta` and `expires` of a call mean.
+
+    Raises:
+        ValueError: Both countdown and eta are given, a datetime is naive, or a number is not finite.
+        TypeError: One is of another type.
+    """
+    if countdown is not None and eta is not None:
+        raise ValueError("Give countdown or eta, not both.")
+    delay_s = None
+    if countdown is not None:
+        if not isinstance(countdown, (int, float)) or isinstance(countdown, bool):
+            raise TypeError(f"countdown is {countdown!r}; it takes seconds as a number.")
+        if not math.isfinite(countdown):
+            raise ValueError(f"countdown is {countdown!r}; it takes a finite number of seconds.")
+        delay_s = max(0.0, float(countdown))
+    due_at = None if eta is None else aware_moment("eta", eta)
+    ttl_s = expires_at = None
+    if isinstance(expires, (int, float)) and not isinstance(expires, bool):
+        if not math.isfinite(expires):
+            raise ValueError(f"expires is {expires!r}; it takes a finite number of seconds.")
+        ttl_s = float(expires)
+    elif expires is not None:
+        expires_at = aware_moment("expires", expires)
+    return Timing(delay_s, due_at, ttl_s, expires_at)
+
+
+def aware_moment(name: str, value: Any) -> float:
+    """Return an aware datetime as epoch seconds.
+
+    Raises:
+        TypeError: It is no datetime.
+        ValueError: It has no time zone, so that two machines would read two times.
+    """
+    if not isinstance(value, datetime):
+        raise TypeError(
+            f"{name} is {value!r}; it takes an aware datetime{', or seconds' if name == 'expires' else ''}."
+        )
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueError(f"{name} is the naive {value!r}; give it a time zone, e.g. datetime.now(UTC).")
+    return value.timestamp()
+
+
+def checked_priority(value: Any) -> int:
+    """Return a call's priority.
+
+    Raises:
+        ValueError: It is no whole number from 0 to 9.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value not in PRIORITIES:
+        raise ValueError(f"priority is {value!r}; it takes a whole number from 0 (the most urgent) to 9.")
+    return value
+
+
+def checked_text(name: str, value: Any) -> str:
+    """Return a call's `task_id` or `queue`.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is empty, longer than 255 characters, or has control characters.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}; it takes a text.")
+    if not value or len(value) > 255 or not value.isprintable():
+        raise ValueError(f"{name} is {value!r:.80}; it takes 1 to 255 printable characters.")
+    return value
+
+
+def checked_headers(value: Any) -> dict[str, Any]:
+    """Return a call's headers.
+
+    Raises:
+        TypeError: They are no mapping with text keys.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"headers is {value!r:.80}; it takes a mapping with text keys.")
+    return dict(value)

@@ -1,0 +1,67 @@
+"""The tasks of an app by name. A message can ask for these and for nothing else."""
+
+from collections.abc import Iterator, Mapping
+
+from aiotask.exceptions import AlreadyRegistered, NotRegistered
+from aiotask.suggestions import did_you_mean
+from aiotask.tasks import FunctionTask, Task
+
+
+class Registry(Mapping[str, Task]):
+    """Task name -> task."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task] = {}
+
+    def __getitem__(self, name: str) -> Task:
+        task = self._tasks.get(name)
+        if task is None:
+            raise NotRegistered(f"No task {name!r} is registered.{did_you_mean(name, self._tasks)}")
+        return task
+
+    def get(self, name: str, default: Task | None = None) -> Task | None:  # type: ignore[override]
+        """Return the task or the default; without the search for a near name that a refusal makes."""
+        return self._tasks.get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tasks
+
+    def add(self, task: Task) -> None:
+        """Register a task; the same one again (a module imported anew) takes its former place.
+
+        Raises:
+            AlreadyRegistered: A different task has the name.
+        """
+        known = self._tasks.get(task.name)
+        if known is not None and known is not task and _identity(known) != _identity(task):
+            raise AlreadyRegistered(
+                f"Two tasks are called {task.name!r}: {_place(known)} and {_place(task)}. Give one another name=."
+            )
+        self._tasks[task.name] = task
+
+
+def _function(task: Task) -> object:
+    return task.__wrapped__ if isinstance(task, FunctionTask) else type(task).run
+
+
+def _identity(task: Task) -> tuple[object, ...]:
+    """What stays the same when a module is imported again: where the code stands, not the objects made of it."""
+    function = _function(task)
+    code = getattr(function, "__code__", None)
+    return (
+        getattr(function, "__module__", None),
+        getattr(function, "__qualname__", None),
+        getattr(code, "co_filename", None),
+        getattr(code, "co_firstlineno", None),
+    )
+
+
+def _place(task: Task) -> str:
+    module, qualname, filename, line = _identity(task)
+    return f"{module}.{qualname} ({filename}:{line})"

@@ -1,0 +1,196 @@
+"""The request: what an execution knows of itself, in a context variable of its own.
+
+Two executions of one task never see each other's, in coroutines, in threads, and in what they start.
+"""
+
+import contextvars
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from aiotask.exceptions import Retry
+from aiotask.message import DEFAULT_PRIORITY, Delivery, TaskMessage
+
+Report = Callable[[Any, str, Any], None]
+"""Takes the execution, a state and its meta from a running body; must be safe to call from any thread."""
+
+
+class Request:
+    """One execution of a task, seen from inside. Cheap to make: most fields are read from the message when asked for.
+
+    Attributes:
+        id: The task id; None outside an execution.
+        args: Positional arguments, converted.
+        kwargs: Keyword arguments, converted.
+        called_directly: True when the function was called, not sent.
+        is_eager: True when it runs in the caller's process by `apply`.
+        hostname: The node name of the worker.
+    """
+
+    __slots__ = (
+        "_delivery",
+        "_execution",
+        "_message",
+        "_report",
+        "args",
+        "called_directly",
+        "children",
+        "hostname",
+        "id",
+        "is_eager",
+        "kwargs",
+        "pending_retry",
+        "task_object",
+    )
+
+    # Facts that no part of this version sets: none of them has a group, a chord, callbacks or limits.
+    group = taskset = chord = chain = callbacks = errbacks = None
+    time_limit = soft_time_limit = None
+    timelimit = (None, None)
+    utc = True
+    logfile = None
+    reply_to = None
+
+    def __init__(
+        self,
+        message: TaskMessage | None = None,
+        delivery: Delivery | None = None,
+        *,
+        task_object: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        hostname: str | None = None,
+        report: Report | None = None,
+        execution: Any = None,
+        is_eager: bool = False,
+    ) -> None:
+        self._message = message
+        self._delivery = delivery
+        self._report = report
+        self._execution = execution
+        self.id = message.id if message is not None else None
+        self.args = args
+        self.kwargs = kwargs
+        self.hostname = hostname
+        self.task_object = task_object
+        self.is_eager = is_eager
+        self.called_directly = message is None
+        self.children: list[str] = []
+        self.pending_retry: Retry | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request: {self.task}[{self.id}]>" if self._message is not None else "<Request: called directly>"
+
+    @property
+    def task(self) -> str | None:
+        """The task's name."""
+        return self._message.task if self._message is not None else None
+
+    @property
+    def retries(self) -> int:
+        """How often it was retried before; 0 at the first time."""
+        return self._message.retries if self._message is not None else 0
+
+    @property
+    def root_id(self) -> str | None:
+        """The id of the first task of the tree that this one belongs to; its own for a root."""
+        return (self._message.root_id or self._message.id) if self._message is not None else None
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the task that sent this one."""
+        return self._message.parent_id if self._message is not None else None
+
+    @property
+    def eta(self) -> datetime | None:
+        """When it was due, aware, in UTC."""
+        return _moment(self._message.eta) if self._message is not None else None
+
+    @property
+    def expires(self) -> datetime | None:
+        """When it expires, aware, in UTC."""
+        return _moment(self._message.expires) if self._message is not None else None
+
+    @property
+    def origin(self) -> str | None:
+        """Who sent it: `gen<pid>@<host>`."""
+        return self._message.origin if self._message is not None else None
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The caller's own headers."""
+        if self._message is None or self._message.headers is None:
+            return {}
+        return self._message.headers
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """What the transport carried beside the headers."""
+        return {"correlation_id": self.id, "content_type": self._message.content_type} if self._message else {}
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The task id, under AMQP's name."""
+        return self.id
+
+    @property
+    def priority(self) -> int:
+        """0 to 9, 0 the most urgent."""
+        return self._message.priority if self._message is not None else DEFAULT_PRIORITY
+
+    @property
+    def ignore_result(self) -> bool | None:
+        """What the caller asked for; None means as the task is declared."""
+        return self._message.ignore_result if self._message is not None else None
+
+    @property
+    def loglevel(self) -> int:
+        """The level in force for the tasks' loggers, as a number."""
+        return logging.getLogger("aiotask.task").getEffectiveLevel()
+
+    @property
+    def delivery_info(self) -> dict[str, Any]:
+        """How it came: exchange, routing_key, queue, redelivered, delivery_count, priority (the broker's number)."""
+        delivery = self._delivery
+        if delivery is None:
+            return {
+                "exchange": None,
+                "routing_key": None,
+                "queue": None,
+                "redelivered": False,
+                "delivery_count": 0,
+                "priority": None,
+            }
+        return {
+            "exchange": "",
+            "routing_key": delivery.queue,
+            "queue": delivery.queue,
+            "redelivered": delivery.delivery_count > 1,
+            "delivery_count": delivery.delivery_count,
+            "priority": delivery.priority,
+        }
+
+    def report(self, state: str, meta: Any) -> None:
+        """Hand a state to whoever runs this execution; nothing happens in a direct call, which nobody watches."""
+        if self._report is not None:
+            self._report(self._execution, state, meta)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+_current: contextvars.ContextVar[Request | None] = contextvars.ContextVar("aiotask.request", default=None)
+
+set_current = _current.set
+reset_current = _current.reset
+find_current = _current.get
+"""The request of the execution that this code runs in, or None; the cheap way."""
+
+_OUTSIDE = Request()
+
+
+def current_request() -> Request:
+    """Return the request of the execution that this code runs in; outside of one, a request that says so."""
+    return _current.get() or _OUTSIDE

@@ -1,0 +1,110 @@
+"""Brokers and result backends by the scheme of their URL: the one place that imports by name.
+
+A driver that nobody's URL asks for is never imported.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from aiotask.exceptions import ImproperlyConfigured
+from aiotask.protocols import Broker, ResultBackend
+from aiotask.settings import Settings
+from aiotask.suggestions import did_you_mean
+from aiotask.urls import mask_url, resolve_sqlite
+
+
+class _Place(NamedTuple):
+    module: str
+    name: str
+
+    def load(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+_LINKS: Final = {
+    "memory": _Place("aiotask.connections.memory", "MemoryLink"),
+    "sqlite": _Place("aiotask.connections.sqlite", "SqliteLink"),
+}
+_BROKERS: Final = {
+    "memory": _Place("aiotask.brokers.memory", "MemoryBroker"),
+    "sqlite": _Place("aiotask.brokers.sqlite", "SqliteBroker"),
+}
+_BACKENDS: Final = {
+    "memory": _Place("aiotask.results.memory", "MemoryBackend"),
+    "sqlite": _Place("aiotask.results.sqlite", "SqliteBackend"),
+}
+_NOT_YET: Final = frozenset(
+    {
+        "redis",
+        "rediss",
+        "amqp",
+        "amqps",
+        "rpc",
+        "mongodb",
+        "tyrant",
+        "disabled",
+        "cache+memcached",
+    }
+)
+
+
+def implied_backend(broker_url: str) -> str:
+    """Return the result backend that a broker brings along when none is named."""
+    return "rpc://" if broker_url.startswith("amqp") else broker_url
+
+
+def check_url(setting: str, url: str) -> str:
+    """Return the scheme of a broker or backend URL.
+
+    Raises:
+        ImproperlyConfigured: The scheme is unknown, or not available in this version.
+    """
+    table = _BROKERS if setting == "broker_url" else _BACKENDS
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme in table:
+        return scheme
+    known = ", ".join(f"{name}://" for name in table)
+    if separator and (scheme in _NOT_YET or scheme.startswith("db+")):
+        raise ImproperlyConfigured(
+            f"{setting} {mask_url(url)!r}: {scheme}:// is not available in this version yet; there are {known}."
+        )
+    hint = did_you_mean(scheme, [*table, *_NOT_YET])
+    raise ImproperlyConfigured(f"{setting} {mask_url(url)!r}: unknown scheme; there are {known}.{hint}")
+
+
+def make_pair(broker_url: str, backend_url: str, settings: Settings) -> tuple[Broker, ResultBackend]:
+    """Make a broker and a result backend; they share a link where both URLs name the same place. No I/O.
+
+    Raises:
+        ImproperlyConfigured: A URL's scheme is unknown, or its rest can't be read.
+    """
+    check_url("broker_url", broker_url)
+    check_url("result_backend", backend_url)
+    links: dict[str, Any] = {}
+
+    def link(url: str) -> tuple[str, Any]:
+        scheme = url.partition("://")[0]
+        key = whole_url(url)
+        if key not in links:
+            links[key] = _make_link(scheme, key, settings)
+        return scheme, links[key]
+
+    scheme, broker_link = link(broker_url)
+    broker: Broker = _BROKERS[scheme].load()(broker_link)
+    scheme, backend_link = link(backend_url)
+    backend: ResultBackend = _BACKENDS[scheme].load()(backend_link)
+    return broker, backend
+
+
+def whole_url(url: str) -> str:
+    """Return the URL with a relative SQLite path made absolute, so that every process meets in one file."""
+    return f"sqlite:///{resolve_sqlite(url, Path.cwd())}" if url.startswith("sqlite:") else url
+
+
+def _make_link(scheme: str, url: str, settings: Settings) -> Any:
+    kind = _LINKS[scheme].load()
+    if scheme == "sqlite":
+        options = settings.broker_transport_options
+        return kind(url.removeprefix("sqlite:///"), synchronous=options.get("synchronous", "FULL"))
+    return kind()

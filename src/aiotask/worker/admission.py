@@ -1,0 +1,215 @@
+"""Decides what of the received messages may start, and when: readable, known, still ours, a slot free."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aiotask.exceptions import (
+    BrokerError,
+    ContentDisallowed,
+    DecodeError,
+    NotRegistered,
+    SerializationError,
+    WorkerLost,
+)
+from aiotask.message import Delivery, Start, TaskMessage, Verdict
+from aiotask.outcome import Expired, Failed, Outcome
+from aiotask.protocols import Application, Subscription
+from aiotask.wire.serialization import serializer_for
+from aiotask.worker.execution import Execution
+from aiotask.worker.slots import Slots
+
+logger = logging.getLogger("aiotask.worker")
+
+
+class Admission:
+    """Holds what is received and not started; starts it in batches, one `begin` for each."""
+
+    def __init__(
+        self,
+        app: Application,
+        subscription: Subscription,
+        running: Slots,
+        start: Callable[[Execution], None],
+        conclude: Callable[[Execution, Outcome], None],
+        forget: Callable[[Execution], None],
+        budget: int | None = None,
+    ) -> None:
+        """Wire the stage.
+
+        Args:
+            app: Its registry, codec and settings.
+            subscription: Judges the starts.
+            running: The slots of executions.
+            start: Runs an admitted execution, whose slot is taken.
+            conclude: Takes the outcome of one that never starts.
+            forget: Takes one that is no longer ours.
+            budget: Most executions to start in all; None for no limit.
+        """
+        self._app = app
+        self._tasks = app.tasks
+        self._codec = app.codec
+        self._max_bytes = app.conf.message_max_bytes
+        self._accept = tuple(app.conf.accept_content)
+        self._subscription = subscription
+        self._running = running
+        self._start = start
+        self._conclude = conclude
+        self._forget = forget
+        self._ready: deque[Execution] = deque()
+        self._suspects: deque[Execution] = deque()
+        self._suspect: Execution | None = None
+        self._work = asyncio.Event()
+        self._closed = False
+        self.budget = budget
+
+    def offer(self, deliveries: list[Delivery]) -> None:
+        """Take a batch from the fetcher: refuse what can't run, line up the rest."""
+        for delivery in deliveries:
+            execution = self._read(delivery)
+            if execution is None:
+                continue
+            (self._suspects if execution.is_suspect else self._ready).append(execution)
+        self._work.set()
+
+    def left(self, execution: Execution) -> None:
+        """Note that an execution has ended: its slot is free, and a suspect makes way for the next."""
+        if execution is self._suspect:
+            self._suspect = None
+        self._running.give()
+        if self._ready or self._suspects:
+            self._work.set()
+
+    def withdraw(self) -> list[Execution]:
+        """Give up everything that has not started; the caller hands it back."""
+        waiting = [*self._suspects, *self._ready]
+        self._suspects.clear()
+        self._ready.clear()
+        return waiting
+
+    async def run(self) -> None:
+        """Start what may be started, until closed."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self._closed:
+                return
+            batch = self._next_batch()
+            if batch:
+                await self._begin(batch)
+
+    def close(self) -> None:
+        """Start nothing more: `run` ends, once the `begin` under way has its answer."""
+        self._closed = True
+        self._work.set()
+
+    def _next_batch(self) -> list[Execution]:
+        batch: list[Execution] = []
+        free = self._running.free if self.budget is None else min(self._running.free, self.budget)
+        # One suspect at a time in a process: when it falls again, the culprit is known and the others are cleared.
+        if free and self._suspects and self._suspect is None:
+            self._suspect = self._suspects.popleft()
+            batch.append(self._suspect)
+        ready = self._ready
+        if len(ready) <= free - len(batch):
+            batch.extend(ready)
+            ready.clear()
+        else:
+            batch.extend(ready.popleft() for _ in range(free - len(batch)))
+        self._running.take(len(batch))
+        if self.budget is not None:
+            self.budget -= len(batch)
+        return batch
+
+    async def _begin(self, batch: list[Execution]) -> None:
+        starts = [Start(execution.delivery, execution.acks_late) for execution in batch]
+        verdicts = await self._verdicts(starts)
+        run = Verdict.RUN
+        for execution, verdict in zip(batch, verdicts, strict=True):
+            if verdict is not run:
+                self._refuse(execution, verdict)
+            elif self._closed:
+                # Begun, but the worker was asked to stop meanwhile, and nothing starts after that.
+                self._running.give()
+                self._ready.append(execution)
+            else:
+                self._start(execution)
+
+    async def _verdicts(self, starts: list[Start]) -> list[Verdict]:
+        try:
+            return await self._subscription.begin(starts)
+        except BrokerError as error:
+            # Nothing was begun for certain: leave it to the lease, and to whoever gets it next.
+            logger.error("Can't begin %d messages: %s", len(starts), error)
+            return [Verdict.LOST] * len(starts)
+
+    def _refuse(self, execution: Execution, verdict: Verdict) -> None:
+        if self.budget is not None:
+            self.budget += 1
+        self.left(execution)
+        losses = execution.delivery.losses
+        if verdict is Verdict.LOST:
+            logger.warning("Lost the lease of %s[%s] before it started", execution.name, execution.delivery.id)
+            self._forget(execution)
+        elif verdict is Verdict.EXPIRED:
+            self._conclude(execution, Expired())
+        elif verdict is Verdict.STARTED_BEFORE:
+            why = WorkerLost("The worker that had started it was lost; acknowledged early, it is not started again.")
+            self._conclude(execution, Failed(why, dead=True))
+        else:
+            why = WorkerLost(f"Workers were lost {losses} times after starting it (task_max_deliveries).")
+            self._conclude(execution, Failed(why, dead=True))
+
+    def _read(self, delivery: Delivery) -> Execution | None:
+        if delivery.content_type != self._codec.content_type:
+            self._refuse_unread(
+                delivery, ContentDisallowed(f"Messages of type {delivery.content_type!r} are refused by this worker.")
+            )
+            return None
+        if len(delivery.body) > self._max_bytes:
+            self._refuse_unread(
+                delivery,
+                DecodeError(
+                    f"The message has {len(delivery.body):,} bytes, more than message_max_bytes ({self._max_bytes:,})."
+                ),
+            )
+            return None
+        try:
+            message = self._codec.decode(delivery.body)
+        except DecodeError as error:
+            self._refuse_unread(delivery, error)
+            return None
+        task = self._tasks.get(message.task)
+        if task is None:
+            self._refuse_unknown(Execution(delivery, message))
+            return None
+        execution = Execution(delivery, message, task)
+        try:
+            execution.args, execution.kwargs = self._read_payload(message)
+        except SerializationError as error:
+            self._conclude(execution, Failed(error, dead=True))
+            return None
+        return execution
+
+    def _read_payload(self, message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
+        payload = serializer_for(message.content_type, self._accept).decode(message.payload)
+        if (
+            type(payload) is not list
+            or len(payload) != 2
+            or type(payload[0]) is not list
+            or type(payload[1]) is not dict
+        ):
+            raise DecodeError("The payload is no pair of a list of arguments and a mapping of keyword arguments.")
+        return payload[0], payload[1]
+
+    def _refuse_unread(self, delivery: Delivery, error: Exception) -> None:
+        self._conclude(Execution(delivery), Failed(error, dead=True))
+
+    def _refuse_unknown(self, execution: Execution) -> None:
+        try:
+            self._tasks[execution.name]
+        except NotRegistered as error:
+            why = NotRegistered(f"{error} Does the worker import the module that defines it?")
+            self._conclude(execution, Failed(why, dead=True))

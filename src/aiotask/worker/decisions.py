@@ -1,0 +1,182 @@
+"""What an outcome means for the message and for the stored state. Pure: randomness and time are arguments."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aiotask.exceptions import ArgumentError, MaxRetriesExceeded, Reject, Retry, TaskRevokedError, WorkerLost
+from aiotask.message import Settlement
+from aiotask.options import Timing
+from aiotask.outcome import (
+    Expired,
+    Failed,
+    HandedBack,
+    Ignored,
+    Outcome,
+    Rejected,
+    Retried,
+    Succeeded,
+    TaskMeta,
+)
+from aiotask.retry import autoretries, backoff_delay, exhausted
+from aiotask.states import FAILURE, RETRY, REVOKED, SUCCESS
+from aiotask.tasks import Task
+from aiotask.wire.errors import describe, to_record
+from aiotask.wire.serialization import JSON
+from aiotask.worker.execution import Execution
+
+REQUEUE_DELAY_S = 0.1
+"""A message that its task gives back comes again so much later, behind what waits: at once would be a busy loop."""
+
+
+class Decision(msgspec.Struct):
+    """What is to be done: the settlement, what is stored (None: nothing), and the outcome as it turned out."""
+
+    settlement: Settlement
+    meta: TaskMeta | None
+    outcome: Outcome
+
+
+def decide(execution: Execution, outcome: Outcome, now: datetime, uniform: Callable[[float, float], float]) -> Decision:
+    """Return what `outcome` of `execution` leads to.
+
+    Raises:
+        EncodeError: A retry's message can't be made.
+    """
+    delivery = execution.delivery
+    if type(outcome) is Succeeded:
+        stored = None if _ignores_result(execution) else _meta(execution, SUCCESS, outcome.value, date_done=now)
+        return Decision(Settlement(delivery), stored, outcome)
+    if type(outcome) is Failed:
+        return _decide_failure(execution, outcome, now, uniform)
+    if type(outcome) is Retried:
+        return _decide_retry(execution, outcome)
+    if type(outcome) is Rejected:
+        return _decide_reject(execution, outcome.reject, now)
+    if type(outcome) is Expired:
+        record = to_record(TaskRevokedError("expired"))
+        return Decision(Settlement(delivery), _meta(execution, REVOKED, record, date_done=now), outcome)
+    if type(outcome) is HandedBack:
+        if execution.acks_late or not execution.started_mono:
+            return Decision(Settlement(delivery, "release"), None, outcome)
+        lost = WorkerLost("The worker was stopped before it was done; acknowledged early, it is not started again.")
+        return _decide_failure(execution, Failed(lost, dead=True), now, uniform)
+    assert type(outcome) is Ignored  # noqa: S101 - the last of the union
+    return Decision(Settlement(delivery), None, outcome)
+
+
+def _decide_failure(
+    execution: Execution, failed: Failed, now: datetime, uniform: Callable[[float, float], float]
+) -> Decision:
+    task = execution.task
+    if task is not None and not failed.dead:
+        retried = _autoretry(execution, task, failed, uniform)
+        if retried is not None:
+            return _decide_retry(execution, retried)
+    stored: TaskMeta | None = _meta(
+        execution, FAILURE, to_record(failed.exc), traceback=failed.traceback, date_done=now
+    )
+    if failed.dead:
+        # Nobody will run it: a result is stored in any case, so that nobody waits for ever.
+        return Decision(_dead(execution, failed.exc), stored, failed)
+    assert task is not None  # noqa: S101 - a failure that is not dead comes from a body
+    if _ignores_result(execution) and not task.store_errors_even_if_ignored:
+        stored = None
+    if execution.acks_late and not task.acks_on_failure_or_timeout:
+        return Decision(_dead(execution, failed.exc), stored, failed)
+    return Decision(Settlement(execution.delivery), stored, failed)
+
+
+def _autoretry(
+    execution: Execution, task: Task, failed: Failed, uniform: Callable[[float, float], float]
+) -> Retried | None:
+    policy, exc, message = task.policy, failed.exc, execution.message
+    unfit = (ArgumentError, MaxRetriesExceeded)  # the same arguments will not fit next time either
+    if message is None or isinstance(exc, unfit) or not autoretries(policy, exc):
+        return None
+    if exhausted(policy.retry_kwargs.get("max_retries", policy.max_retries), message.retries):
+        return None
+    delay = policy.retry_kwargs.get("countdown")
+    if delay is None:
+        delay = backoff_delay(policy, message.retries, uniform)
+    return Retried(Retry(f"Retry in {delay:.3g} s", exc, delay), failed.traceback)
+
+
+def _decide_retry(execution: Execution, retried: Retried) -> Decision:
+    task, message, delivery, retry = execution.task, execution.message, execution.delivery, retried.retry
+    assert task is not None and message is not None  # noqa: S101, PT018 - only a body asks for a retry
+    when = Timing(delay_s=retry.delay, due_at=retry.eta_at, expires_at=delivery.expires_at)
+    payload = message.payload
+    if retry.arguments is not None:
+        payload = JSON.encode_call(tuple(retry.arguments[0]), retry.arguments[1])
+    again = msgspec.structs.replace(message, retries=message.retries + 1, eta=when.eta, payload=payload)
+    envelope = task.envelope_of(again, delivery.queue, when)
+    stored = None
+    if not _ignores_result(execution):
+        record = None if retry.exc is None else to_record(retry.exc)
+        stored = _meta(execution, RETRY, record, traceback=retried.traceback)
+    return Decision(Settlement(delivery, "replace", envelope=envelope), stored, retried)
+
+
+def _decide_reject(execution: Execution, reject: Reject, now: datetime) -> Decision:
+    if execution.acks_late and reject.requeue:
+        return Decision(Settlement(execution.delivery, "release", REQUEUE_DELAY_S), None, Rejected(reject))
+    stored = _meta(execution, FAILURE, to_record(Reject(reject.reason)), date_done=now)
+    settlement = _dead(execution, reject) if execution.acks_late else Settlement(execution.delivery)
+    return Decision(settlement, stored, Rejected(reject))
+
+
+def _dead(execution: Execution, exc: BaseException) -> Settlement:
+    detail = str(exc.reason) if isinstance(exc, Reject) else _text(exc)
+    return Settlement(execution.delivery, "dead", reason=type(exc).__name__, detail=detail)
+
+
+def _text(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001 - a user's exception whose str fails is still a reason
+        return describe(exc)
+
+
+def _ignores_result(execution: Execution) -> bool:
+    message, task = execution.message, execution.task
+    if message is not None and message.ignore_result is not None:
+        return message.ignore_result
+    return task is not None and task.ignore_result
+
+
+def _meta(
+    execution: Execution,
+    state: str,
+    result: Any,
+    *,
+    traceback: str | None = None,
+    date_done: datetime | None = None,
+) -> TaskMeta:
+    delivery, message = execution.delivery, execution.message
+    if message is None:
+        return TaskMeta(
+            id=delivery.id, state=state, result=result, traceback=traceback, date_done=date_done, queue=delivery.queue
+        )
+    meta = TaskMeta(
+        id=message.id,
+        state=state,
+        result=result,
+        traceback=traceback,
+        date_done=date_done,
+        name=message.task,
+        retries=message.retries,
+        queue=delivery.queue,
+        parent_id=message.parent_id,
+    )
+    task, request = execution.task, execution.request
+    if task is not None and request is not None and task.app.conf.result_extended:
+        meta.args, meta.kwargs, meta.worker = execution.args, execution.kwargs, request.hostname
+    return meta
+
+
+def state_meta(execution: Execution, state: str, meta: Any) -> TaskMeta:
+    """Return what is stored of a state that is not final."""
+    return _meta(execution, state, meta)

@@ -1,0 +1,148 @@
+"""Runs bodies: one asyncio task and one context for each. Everything that can happen becomes an `Outcome`."""
+
+import asyncio
+import inspect
+import logging
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from aiotask.exceptions import Ignore, Reject, Retry
+from aiotask.outcome import Failed, HandedBack, Ignored, Outcome, Rejected, Retried, Succeeded
+from aiotask.request import Request, set_current
+from aiotask.states import STARTED
+from aiotask.tasks import Task
+from aiotask.wire.errors import format_traceback
+from aiotask.worker.execution import Execution
+from aiotask.worker.executors import ThreadPool, raised_by_body
+
+logger = logging.getLogger("aiotask.worker")
+
+_OWN_FRAMES = os.path.dirname(__file__) + os.sep
+
+
+class Runner:
+    """Holds what is running."""
+
+    def __init__(
+        self,
+        hostname: str,
+        threads: ThreadPool,
+        conclude: Callable[[Execution, Outcome], None],
+        update: Callable[[Execution, str, Any], None],
+    ) -> None:
+        """Wire the stage.
+
+        Args:
+            hostname: The node name, for requests.
+            threads: Where plain functions run.
+            conclude: Takes each outcome, once per execution.
+            update: Takes a state that a body reports, on the loop.
+        """
+        self._hostname = hostname
+        self._threads = threads
+        self._conclude = conclude
+        self._update = update
+        self._loop = asyncio.get_running_loop()
+        self._started_meta = {"pid": os.getpid(), "hostname": hostname}
+        self.running: dict[Execution, asyncio.Task[None]] = {}
+
+    def start(self, execution: Execution) -> None:
+        """Run an admitted execution."""
+        self.running[execution] = self._loop.create_task(self._run(execution))
+
+    def find(self, asyncio_task: "asyncio.Task[Any] | None") -> Execution | None:
+        """Return the execution whose own asyncio task this is. Callable from another thread."""
+        return next((execution for execution, task in list(self.running.items()) if task is asyncio_task), None)
+
+    async def hand_back(self, grace: float) -> None:
+        """End everything that runs, to be run by another worker; a body that resists for `grace` seconds is left."""
+        for execution, asyncio_task in list(self.running.items()):
+            execution.handing_back = True
+            asyncio_task.cancel()
+        if self.running:
+            await asyncio.wait(list(self.running.values()), timeout=grace)
+        for execution in list(self.running):
+            logger.warning("%s ignores its cancellation; it is left behind", execution)
+            self._end(execution, HandedBack())
+
+    async def _run(self, execution: Execution) -> None:
+        task = execution.task
+        assert task is not None  # noqa: S101 - admission refuses messages without a task
+        request = execution.request = Request(
+            execution.message,
+            execution.delivery,
+            task_object=task,
+            hostname=self._hostname,
+            report=self._report,
+            execution=execution,
+        )
+        set_current(request)
+        execution.started_mono = time.monotonic()
+        if task.track_started:
+            self._update(execution, STARTED, self._started_meta)
+        outcome: Outcome
+        try:
+            args, kwargs = task.arguments.arrive(execution.args, execution.kwargs)
+            request.args, request.kwargs = args, kwargs
+            if task.is_async:
+                value = await task.run(*args, **kwargs)
+            else:
+                value = await self._run_plain(task, args, kwargs)
+            retry = request.pending_retry
+            outcome = Succeeded(value) if retry is None else Retried(retry, _retry_traceback(retry))
+        except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
+            outcome = self._outcome_of(execution, raised_by_body(exc))
+        self._end(execution, outcome)
+
+    async def _run_plain(self, task: Task, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if task.offload == "loop":
+            value = task.run(*args, **kwargs)
+        else:
+            value = await self._threads.call(task.run, args, kwargs)
+        # A plain wrapper around a coroutine function returns a coroutine, which is no result.
+        return await value if inspect.iscoroutine(value) else value
+
+    def _outcome_of(self, execution: Execution, exc: BaseException) -> Outcome:
+        if execution.handing_back:
+            return HandedBack()
+        if isinstance(exc, Retry):
+            return Retried(exc, _retry_traceback(exc))
+        if isinstance(exc, Ignore):
+            return Ignored()
+        if isinstance(exc, Reject):
+            return Rejected(exc)
+        exc.__traceback__ = _users_frames(exc.__traceback__)
+        return Failed(exc, format_traceback(exc))
+
+    def _end(self, execution: Execution, outcome: Outcome) -> None:
+        if self.running.pop(execution, None) is not None:
+            self._conclude(execution, outcome)
+
+    def _report(self, execution: Execution, state: str, meta: Any) -> None:
+        """Take a state from a body, in whatever thread it runs; the loop keeps the order in which they come."""
+        try:
+            on_loop = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            on_loop = False
+        if on_loop:
+            self._update(execution, state, meta)
+        else:
+            self._loop.call_soon_threadsafe(self._update, execution, state, meta)
+
+
+def _retry_traceback(retry: Retry) -> str | None:
+    if retry.exc is None:
+        return None
+    retry.exc.__traceback__ = _users_frames(retry.exc.__traceback__)
+    return format_traceback(retry.exc)
+
+
+def _users_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Drop the frames that lead from the worker to the body: a reader looks for the body's."""
+    rest = trace
+    while rest is not None and rest.tb_frame.f_code.co_filename.startswith(_OWN_FRAMES):
+        rest = rest.tb_next
+    return rest or trace

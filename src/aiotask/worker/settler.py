@@ -1,0 +1,173 @@
+"""Writes what executions lead to: states and outcomes, in batches, at most one flush in flight.
+
+What can't be written is kept and tried again; the fetcher pauses meanwhile, so that it stays bounded.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiotask.exceptions import BackendError, BrokerError, EncodeError
+from aiotask.message import Delivery, Finish
+from aiotask.outcome import Failed, HandedBack, Outcome
+from aiotask.protocols import FusedFinish, ResultBackend, Subscription
+from aiotask.wire.errors import format_traceback
+from aiotask.worker.decisions import Decision, decide, state_meta
+from aiotask.worker.execution import Execution
+from aiotask.worker.reporting import log_outcome
+
+logger = logging.getLogger("aiotask.worker")
+
+_FIRST_BACKOFF_S = 0.1
+_LAST_BACKOFF_S = 5.0
+
+
+class Settler:
+    """Turns outcomes into writes."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        backend: ResultBackend,
+        *,
+        result_expires: float | None,
+        limit: int,
+        settled: Callable[[Delivery], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Wire the stage.
+
+        Args:
+            subscription: Settles; writes the results too, when it can do so in one step.
+            backend: Stores states and results.
+            result_expires: Seconds for which they are kept.
+            limit: `behind` holds when more outcomes than this are not written.
+            settled: Told of each delivery that is off our hands, written or refused.
+            failed: Told when writing has failed in a way that trying again does not mend.
+        """
+        self._subscription = subscription
+        self._backend = backend
+        self._fused = subscription if isinstance(subscription, FusedFinish) and subscription.fuses(backend) else None
+        self._expires = result_expires
+        self._limit = limit
+        self._settled = settled
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._updates: dict[str, Any] = {}
+        self._finishes: list[Finish] = []
+        self._in_flight = 0
+        self._flushing: asyncio.Task[None] | None = None
+        self._scheduled = False
+        self._pause: asyncio.Future[None] | None = None
+        self.handed_back = 0
+        """How many executions were left to another worker."""
+
+    def update(self, execution: Execution, state: str, meta: Any) -> None:
+        """Store a state that is not final; of several not yet written the last one is."""
+        if execution.finished:
+            return  # what a body left running has nothing to say any more
+        self._updates[execution.delivery.id] = self._backend.encode(state_meta(execution, state, meta), self._expires)
+        self._schedule()
+
+    def conclude(self, execution: Execution, outcome: Outcome) -> None:
+        """Take the outcome of an execution; a second one is dropped."""
+        if execution.finished:
+            return
+        execution.finished = True
+        decision, row = self._decide(execution, outcome)
+        log_outcome(execution, decision.outcome)
+        if isinstance(outcome, HandedBack) and execution.started_mono:
+            self.handed_back += 1
+        self._finishes.append(Finish(decision.settlement, row))
+        self._schedule()
+
+    def behind(self) -> "asyncio.Future[None] | None":
+        """Return what to wait for while too much is not written, or None."""
+        if len(self._finishes) + self._in_flight <= self._limit:
+            return None
+        if self._pause is None:
+            self._pause = self._loop.create_future()
+        return self._pause
+
+    @property
+    def idle(self) -> bool:
+        """True when everything is written."""
+        return not self._scheduled
+
+    async def drain(self) -> None:
+        """Wait until everything is written."""
+        while self._scheduled:
+            if self._flushing is None:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait([self._flushing])
+
+    def _decide(self, execution: Execution, outcome: Outcome) -> tuple[Decision, Any]:
+        now = datetime.now(UTC)
+        try:
+            decision = decide(execution, outcome, now, random.uniform)
+            return decision, self._encode(decision)
+        except EncodeError as error:
+            error.__suppress_context__ = True
+            failed = Failed(error, format_traceback(error))
+            decision = decide(execution, failed, now, random.uniform)
+            return decision, self._encode(decision)
+
+    def _encode(self, decision: Decision) -> Any:
+        return None if decision.meta is None else self._backend.encode(decision.meta, self._expires)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._flushing = self._loop.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            while self._updates or self._finishes:
+                updates, self._updates = list(self._updates.values()), {}
+                finishes, self._finishes = self._finishes, []
+                self._in_flight = len(finishes)
+                await self._write(updates, finishes)
+                self._in_flight = 0
+                if self._pause is not None:
+                    self._pause.set_result(None)
+                    self._pause = None
+        except Exception as error:  # noqa: BLE001 - surfaces in the worker's scope
+            self._failed(error)
+        finally:
+            self._flushing = None
+            self._scheduled = False
+
+    async def _write(self, updates: list[Any], finishes: list[Finish]) -> None:
+        """Write until it is written: updates first, since a final state is the last thing that is said of a task."""
+        backoff = _FIRST_BACKOFF_S
+        while True:
+            try:
+                if updates:
+                    await self._backend.store(updates)
+                    updates = []
+                refused = await self._finish(finishes) if finishes else ()
+                break
+            except (BackendError, BrokerError) as error:
+                logger.error("Can't store %d outcomes, trying again: %s", len(finishes), error)
+                await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 - jitter, no secret
+                backoff = min(_LAST_BACKOFF_S, backoff * 2)
+        for delivery in refused:
+            logger.warning("The outcome of %s was refused: another worker has it by now", delivery.id)
+        for finish in finishes:
+            self._settled(finish.settlement.delivery)
+
+    async def _finish(self, finishes: Sequence[Finish]) -> Sequence[Delivery]:
+        if self._fused is not None:
+            return await self._fused.finish(finishes)
+        # Not one step: a crash between the two repeats work, and loses none.
+        rows = [finish.row for finish in finishes if finish.row is not None]
+        if rows:
+            await self._backend.store(rows)
+        return await self._subscription.settle([finish.settlement for finish in finishes])

@@ -1,0 +1,264 @@
+"""The worker: wires the stages, starts them, and stops them."""
+
+import asyncio
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from aiotask.exceptions import AioTaskError
+from aiotask.message import Delivery
+from aiotask.outcome import HandedBack, Outcome
+from aiotask.worker.admission import Admission
+from aiotask.worker.execution import Execution
+from aiotask.worker.executors import ThreadPool
+from aiotask.worker.fetcher import Fetcher
+from aiotask.worker.leases import Leases
+from aiotask.worker.runner import Runner
+from aiotask.worker.runtime import Runtime
+from aiotask.worker.settler import Settler
+from aiotask.worker.slots import Slots
+
+logger = logging.getLogger("aiotask.worker")
+
+_CANCEL_GRACE_S = 0.5
+"""How long a cancelled body may take to end, so that a second signal ends the worker within a second."""
+_WRITE_GRACE_S = 5.0
+"""How long a worker that was stopped at once keeps trying to write its last outcomes."""
+
+
+class Worker:
+    """Runs tasks inside the event loop that enters it. Made by `app.worker()`; used once.
+
+    Attributes:
+        on_stall: Called in another thread when the loop was blocked longer than `worker_loop_stall_limit`, after it is
+            logged; for a program that owns the process.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Take the settings; nothing is started."""
+        self._runtime = runtime
+        self._stopping = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self._stages: list[asyncio.Task[None]] = []
+        self._host: asyncio.Task[Any] | None = None
+        self._host_cancelled = False
+        self._closing = False
+        self._failure: BaseException | None = None
+        self.on_stall: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker: {self.hostname}>"
+
+    @property
+    def hostname(self) -> str:
+        """The node name: `name@host`."""
+        return self._runtime.hostname
+
+    @property
+    def left_behind(self) -> int:
+        """How many executions were ended to be run by another worker."""
+        return self._settler.handed_back
+
+    async def __aenter__(self) -> Self:
+        self._host = asyncio.current_task()
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._closing = True
+        if self._host_cancelled and self._host is not None:
+            self._host.uncancel()
+        await self._shut_down()
+        if self._failure is not None and (exc is None or self._host_cancelled):
+            raise self._failure
+
+    def stop(self) -> None:
+        """Stop taking work, and let what runs finish; called again, stop at once.
+
+        What still runs then is handed back: late-acknowledged executions run again elsewhere, early-acknowledged ones
+        end as FAILURE (`WorkerLost`). To be called on the worker's loop.
+        """
+        if self._stopping.is_set():
+            self._stop_now.set()
+        self._stopping.set()
+
+    async def wait(self) -> None:
+        """Wait until the worker is asked to stop, or has nothing more to do (`burst`, `max_tasks`)."""
+        await self._stopping.wait()
+
+    async def _start(self) -> None:
+        runtime = self._runtime
+        app = runtime.app
+        app.import_tasks()
+        self._loop = asyncio.get_running_loop()
+        await self._stack.enter_async_context(runtime.lifespan)
+        conf = app.conf
+        subscription = await app.broker.subscribe(
+            runtime.queues,
+            consumer=runtime.new_consumer(),
+            lease=conf.worker_lease,
+            max_losses=conf.task_max_deliveries,
+        )
+        self._stack.push_async_callback(subscription.close)
+        self._room = Slots(runtime.concurrency * conf.worker_prefetch_multiplier)
+        self._leases = Leases(
+            subscription.lease_keeper(),
+            renewal=conf.worker_lease_renewal,
+            stall_limit=conf.worker_loop_stall_limit,
+            lost=self._on_lost,
+            describe=self._describe,
+            stalled=self._on_stalled,
+        )
+        self._settler = Settler(
+            subscription,
+            app.backend,
+            result_expires=conf.result_expires,
+            limit=runtime.concurrency,
+            settled=self._leases.drop,
+            failed=self._fail,
+        )
+        threads = ThreadPool(runtime.threads)
+        self._stack.callback(threads.close)
+        self._runner = Runner(self.hostname, threads, self._on_run, self._settler.update)
+        self._admission = Admission(
+            app,
+            subscription,
+            Slots(runtime.concurrency),
+            self._runner.start,
+            self._on_refused,
+            self._on_gone,
+            runtime.max_tasks,
+        )
+        self._fetcher = Fetcher(subscription, self._room, self._on_received, self._settler.behind)
+        self._leases.start()
+        self._supervise(self._fetch())
+        self._supervise(self._admission.run())
+        logger.info(
+            "Worker %s is ready: queues %s, concurrency %d",
+            self.hostname,
+            ", ".join(runtime.queues),
+            runtime.concurrency,
+        )
+
+    async def _fetch(self) -> None:
+        await self._fetcher.run(burst=self._runtime.burst)
+        self._stopping.set()
+
+    # What the stages tell each other
+
+    def _on_received(self, deliveries: list[Delivery]) -> None:
+        self._leases.hold(deliveries)
+        self._admission.offer(deliveries)
+
+    def _on_run(self, execution: Execution, outcome: Outcome) -> None:
+        self._admission.left(execution)
+        self._on_refused(execution, outcome)
+        if self._admission.budget == 0 and not self._runner.running:
+            self._stopping.set()
+
+    def _on_refused(self, execution: Execution, outcome: Outcome) -> None:
+        self._settler.conclude(execution, outcome)
+        self._room.give()
+
+    def _on_gone(self, execution: Execution) -> None:
+        self._leases.drop(execution.delivery)
+        self._room.give()
+
+    def _on_lost(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            logger.warning("The lease of %s was lost: another worker has it by now", delivery.id)
+
+    def _describe(self, asyncio_task: "asyncio.Task[Any] | None") -> str:
+        execution = self._runner.find(asyncio_task)
+        if execution is not None:
+            return f"task {execution.name}[{execution.delivery.id}]"
+        return "no task of ours" if asyncio_task is None else f"{asyncio_task.get_name()} (no task of ours)"
+
+    def _on_stalled(self, seconds: float) -> None:
+        """Let the leases lapse; called in the leases' thread, while the loop is still blocked."""
+        frames = sys._current_frames().values()
+        stacks = "\n".join("".join(traceback.format_stack(frame)) for frame in frames)
+        what = f"The event loop was blocked for {seconds:.0f} s (worker_loop_stall_limit); the leases lapse."
+        logger.critical("%s\n%s", what, stacks)
+        if self.on_stall is not None:
+            self.on_stall()
+        self._loop.call_soon_threadsafe(self._fail, AioTaskError(what))
+
+    # Failing and stopping
+
+    def _supervise(self, stage: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(stage)
+        task.add_done_callback(self._stage_ended)
+        self._stages.append(task)
+
+    def _stage_ended(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Make a failure surface in the scope that runs the worker, as a task group would."""
+        if self._failure is not None:
+            return
+        self._failure = error
+        self._stopping.set()
+        self._stop_now.set()
+        if not self._closing and self._host is not None and not self._host.done():
+            self._host_cancelled = True
+            self._host.cancel()
+
+    async def _shut_down(self) -> None:
+        async with self._stack:
+            try:
+                await self._stop_taking()
+                await self._let_finish()
+            except asyncio.CancelledError:
+                # The scope is cancelled while it waits for what runs: as a second signal.
+                self._stop_now.set()
+                await self._end_what_runs()
+                raise
+            await self._end_what_runs()
+
+    async def _stop_taking(self) -> None:
+        self._admission.close()
+        # A `receive` that is cut off gives back what it had taken; a `begin` under way is let finish.
+        self._stages[0].cancel()
+        await asyncio.gather(*self._stages, return_exceptions=True)
+        for execution in self._admission.withdraw():
+            self._on_refused(execution, HandedBack())
+
+    async def _let_finish(self) -> None:
+        running = list(self._runner.running.values())
+        if not running:
+            return
+        logger.info("Stopping: %d tasks get %g s to finish", len(running), self._runtime.shutdown_timeout)
+        now = asyncio.ensure_future(self._stop_now.wait())
+        finished = asyncio.ensure_future(asyncio.wait(running))
+        try:
+            await asyncio.wait(
+                [now, finished], timeout=self._runtime.shutdown_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            now.cancel()
+            finished.cancel()
+
+    async def _end_what_runs(self) -> None:
+        await self._runner.hand_back(_CANCEL_GRACE_S)
+        try:
+            async with asyncio.timeout(_WRITE_GRACE_S):
+                await self._settler.drain()
+        except TimeoutError:
+            logger.error("Stopped with outcomes that could not be stored; their messages are left to their leases")
+        await self._leases.stop()
