@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from aiotask.exceptions import ImproperlyConfigured
+from aiotask.project import project_folder
 
 _PARAMETER_TO_MASK = r"([?&;][^=&;]*(?:pass|pwd|secret|token)[^=&;]*=)[^&;#]*"
 
@@ -35,8 +36,8 @@ def resolve_sqlite(url: str, base: Path) -> str:
 
     Args:
         url: `sqlite:///relative.db` or `sqlite:////absolute.db`.
-        base: What a relative path is relative to: `settings.project_folder()`, so that all processes of a project meet
-            in one file wherever they were started.
+        base: The folder, usually the current one, whose project's folder a relative path begins at, so that all
+            processes of a project meet in one file wherever in it they are started.
 
     Raises:
         ImproperlyConfigured: `url` is no such URL; the message shows the two forms.
@@ -52,4 +53,4 @@ def resolve_sqlite(url: str, base: Path) -> str:
         raise ImproperlyConfigured(
             f"{mask_url(url)!r} is no SQLite URL; write 'sqlite:///relative.db' or 'sqlite:////absolute.db'"
         )
-    return os.path.realpath(base / path)
+    return os.path.realpath(project_folder(base) / path)

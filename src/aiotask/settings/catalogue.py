@@ -1,0 +1,148 @@
+"""Every setting: its kind, default and meaning. The page docs/settings.md is made from this table."""
+
+from typing import Final
+
+from aiotask.exceptions import ImproperlyConfigured
+from aiotask.settings.checked import CheckedSettings, Setting, not_yet
+from aiotask.settings.kinds import (
+    ANYTHING,
+    FLAG,
+    NAMES,
+    SECRET,
+    TEXT,
+    URL,
+    choice,
+    only,
+    optional,
+    seconds,
+    size,
+    table,
+    whole,
+)
+
+DEFAULT_BROKER_URL: Final = "sqlite:///aiotask.db"
+"""What `broker_url` None stands for: durable, no server, many processes of one machine."""
+
+_OPTIONAL_TEXT: Final = optional(TEXT, word=None)
+_OPTIONAL_URL: Final = optional(URL, word=None)
+_TRANSPORT_OPTIONS: Final = table(
+    {"synchronous": choice("FULL", "NORMAL")}, not_yet=frozenset({"queue_type", "key_prefix"})
+)
+
+
+class Settings(CheckedSettings):
+    """The settings of an app: `app.conf`. Durations are read as float seconds, sizes as bytes."""
+
+    broker_url = Setting(_OPTIONAL_URL, None, f"Where messages wait. None: `{DEFAULT_BROKER_URL}`.")
+    result_backend = Setting(_OPTIONAL_URL, None, "Where results are kept. None: what the broker implies.")
+    imports = Setting(NAMES, [], "Modules that define tasks; a worker imports them at its start.")
+    timezone = Setting(only(TEXT, "UTC"), "UTC", "The time zone of schedules.")
+    enable_utc = Setting(only(FLAG, True), True, "Times in messages are UTC.")
+
+    task_default_queue = Setting(TEXT, "default", "The queue of tasks that name none.")
+    task_default_exchange = not_yet(_OPTIONAL_TEXT, None, "The exchange of tasks that name none.")
+    task_default_exchange_type = not_yet(TEXT, "direct", "The type of exchanges that are made.")
+    task_default_routing_key = not_yet(_OPTIONAL_TEXT, None, "The routing key of tasks that name none.")
+    task_default_priority = Setting(whole(0, 9), 5, "The priority of tasks that name none; 0 is the most urgent.")
+    task_queues = not_yet(ANYTHING, None, "The queues that there are, with their options.")
+    task_routes = not_yet(ANYTHING, None, "Which task goes to which queue.")
+    task_create_missing_queues = Setting(only(FLAG, True), True, "Queues are made when they are first used.")
+    task_protocol = Setting(
+        only(TEXT, "aiotask"), "aiotask", "The message format that is sent; a later version also sends Celery's, 2."
+    )
+    task_acks_late = Setting(
+        FLAG, False, "Acknowledge a message when its task has ended, so that a lost worker's tasks are run again."
+    )
+    task_acks_on_failure_or_timeout = Setting(
+        FLAG, True, "False: a late-acknowledged task that fails is dead-lettered as well."
+    )
+    task_reject_on_worker_lost = not_yet(FLAG, False, "Hand a task back when the process that ran it was killed.")
+    task_ignore_result = Setting(FLAG, False, "Store no results.")
+    task_store_errors_even_if_ignored = Setting(FLAG, False, "Store failures even where results are ignored.")
+    task_track_started = Setting(FLAG, False, "Store the state STARTED, too.")
+    task_time_limit = not_yet(optional(seconds()), None, "The hard time limit of tasks that have none.")
+    task_soft_time_limit = not_yet(optional(seconds()), None, "The soft time limit of tasks that have none.")
+    task_default_rate_limit = not_yet(ANYTHING, None, "The rate limit of tasks that have none.")
+    task_serializer = Setting(only(TEXT, "json"), "json", "The format of arguments.")
+    task_compression = not_yet(_OPTIONAL_TEXT, None, "The compression of arguments.")
+    task_always_eager = not_yet(FLAG, False, "Run every task where it is called, and send nothing.")
+    task_eager_propagates = not_yet(FLAG, False, "Raise the errors of tasks that are run where they are called.")
+    task_annotations = not_yet(ANYTHING, None, "Options that are laid over those of the tasks.")
+    task_max_deliveries = Setting(
+        whole(1), 4, "A message whose worker was lost so many times is dead-lettered, not started again."
+    )
+    task_queue_max_priority = not_yet(optional(whole(0, 255)), None, "Make RabbitMQ queues with so many priorities.")
+    task_send_error_emails = not_yet(FLAG, False, "Send an e-mail for each unexpected failure.")
+
+    accept_content = Setting(only(NAMES, ["json"]), ["json"], "The formats of arguments that a worker accepts.")
+    result_accept_content = not_yet(ANYTHING, None, "The formats of results that are accepted. None: `accept_content`.")
+    result_serializer = Setting(only(TEXT, "json"), "json", "The format of results.")
+    result_compression = not_yet(_OPTIONAL_TEXT, None, "The compression of results.")
+    result_expires = Setting(optional(seconds()), "1d", "How long results are kept. None: for ever.")
+    result_persistent = not_yet(FLAG, False, "Results that are sent as messages survive a restart of the broker.")
+    result_extended = Setting(FLAG, False, "Store arguments and the worker's name with each result.")
+    message_max_bytes = Setting(size(1), "1MiB", "Longer messages are refused before they are sent.")
+
+    worker_concurrency = Setting(whole(1), 100, "Most executions at once in one process.")
+    worker_threads = Setting(
+        optional(whole(1)), None, "Most threads for plain functions in one process. None: `worker_concurrency`."
+    )
+    worker_processes = Setting(whole(1), 1, "How many worker processes `aiotask run` supervises.")
+    worker_prefetch_multiplier = Setting(whole(1), 1, "How many messages a worker takes for each slot.")
+    worker_disable_rate_limits = not_yet(FLAG, False, "Pay no attention to rate limits.")
+    worker_redirect_stdouts = not_yet(FLAG, True, "Turn what tasks print into log records.")
+    worker_redirect_stdouts_level = not_yet(TEXT, "WARNING", "The level of those log records.")
+    worker_shutdown_timeout = Setting(
+        seconds(zero=True), 30, "How long running tasks may take to end after the worker was told to stop."
+    )
+    worker_lease = Setting(
+        seconds(), 20, "How long a message stays with a worker that gives no sign of life; then another takes it."
+    )
+    worker_lease_renewal = Setting(seconds(), 5, "How often a worker renews its leases; less than `worker_lease`.")
+    worker_reclaim_interval = Setting(seconds(), 5, "How often a worker looks for messages of lost ones.")
+    worker_send_task_events = not_yet(FLAG, False, "Send an event for each step in a task's life.")
+    worker_log_format = Setting(choice("text", "json"), "text", "What a line of the worker's log looks like.")
+    worker_max_tasks = Setting(
+        optional(whole(1)), None, "A worker process ends, and is replaced, after so many tasks. None: never."
+    )
+    worker_loop_stall_limit = Setting(
+        seconds(), 60, "A worker whose event loop is blocked for so long gives up its leases."
+    )
+    worker_setup_logging = Setting(FLAG, True, "False leaves logging to the program.")
+    worker_name = Setting(_OPTIONAL_TEXT, None, "The node name; `web` is `web@host`. None: `aiotask@host`.")
+
+    broker_connection_timeout = Setting(seconds(), 5, "How long connecting may take.")
+    broker_command_timeout = Setting(seconds(), 5, "How long the server may take to answer.")
+    broker_publish_timeout = Setting(seconds(), 10, "How long the server may take to confirm a message.")
+    broker_heartbeat = not_yet(seconds(zero=True), 60, "The interval of RabbitMQ heartbeats.")
+    broker_transport_options = Setting(
+        _TRANSPORT_OPTIONS, {}, "SQLite: `synchronous` FULL survives a power cut, NORMAL a crash of the process."
+    )
+    http_dispatch_allow_private = not_yet(FLAG, False, "Let `aiotask.http_dispatch` call private addresses.")
+
+    beat_schedule = not_yet(ANYTHING, {}, "The periodic tasks.")
+    beat_max_late = not_yet(optional(seconds()), None, "Skip periodic tasks that are later than that.")
+
+    admins = not_yet(ANYTHING, [], "Who gets the error e-mails.")
+    server_email = not_yet(_OPTIONAL_TEXT, None, "The sender of error e-mails.")
+    email_host = not_yet(TEXT, "localhost", "The mail server.")
+    email_port = not_yet(whole(1, 65535), 25, "Its port.")
+    email_host_user = not_yet(_OPTIONAL_TEXT, None, "The user name there.")
+    email_host_password = not_yet(optional(SECRET, word=None), None, "The password there.")
+    email_use_tls = not_yet(FLAG, False, "Begin TLS after connecting.")
+    email_use_ssl = not_yet(FLAG, False, "Connect by TLS.")
+    email_timeout = not_yet(seconds(), 10, "How long the mail server may take to answer.")
+
+    def check_together(self) -> None:
+        """Check that a lease can't end before it is renewed."""
+        if self.worker_lease <= self.worker_lease_renewal:
+            raise ImproperlyConfigured(
+                f"setting 'worker_lease' must be longer than 'worker_lease_renewal', or leases would end before they "
+                f"are renewed: {self.worker_lease:g} s (origin: {self.origin('worker_lease')}) against "
+                f"{self.worker_lease_renewal:g} s (origin: {self.origin('worker_lease_renewal')}). "
+                f"Change both at once: app.conf.update(worker_lease=20, worker_lease_renewal=5)"
+            )
+
+
+NOT_YET: Final = frozenset(name for name, setting in Settings.catalogue().items() if not setting.available)
+"""The settings that this version can't honour: each is refused unless it is given its default."""
