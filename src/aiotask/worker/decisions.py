@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-from aiotask.exceptions import ArgumentError, MaxRetriesExceeded, Reject, Retry, TaskRevokedError, WorkerLost
+from aiotask.exceptions import (
+    ArgumentError,
+    EncodeError,
+    MaxRetriesExceeded,
+    Reject,
+    Retry,
+    TaskRevokedError,
+    WorkerLost,
+)
 from aiotask.message import Settlement
 from aiotask.options import Timing
 from aiotask.outcome import (
@@ -93,7 +101,7 @@ def _autoretry(
     execution: Execution, task: Task, failed: Failed, uniform: Callable[[float, float], float]
 ) -> Retried | None:
     policy, exc, message = task.policy, failed.exc, execution.message
-    unfit = (ArgumentError, MaxRetriesExceeded)  # the same arguments will not fit next time either
+    unfit = (ArgumentError, EncodeError, MaxRetriesExceeded)  # another time would end in the same way
     if message is None or isinstance(exc, unfit) or not autoretries(policy, exc):
         return None
     if exhausted(policy.retry_kwargs.get("max_retries", policy.max_retries), message.retries):

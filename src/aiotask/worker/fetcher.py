@@ -24,7 +24,8 @@ class Fetcher:
         subscription: Subscription,
         room: Slots,
         hand_on: Callable[[list[Delivery]], None],
-        settled: Callable[[], asyncio.Future[None] | None],
+        behind: Callable[[], asyncio.Future[None] | None],
+        all_written: Callable[[], bool],
     ) -> None:
         """Wire the stage.
 
@@ -32,21 +33,21 @@ class Fetcher:
             subscription: Where messages come from.
             room: What the worker holds; a message is counted from here until its outcome is handed to the settler.
             hand_on: Takes each batch, at once.
-            settled: Returns what to wait for while the settler is behind, or None.
+            behind: Returns what to wait for while the settler is behind, or None.
+            all_written: Tells whether every outcome is written; a retry is only a message again once it is.
         """
         self._subscription = subscription
         self._room = room
         self._hand_on = hand_on
-        self._settled = settled
-        self.idle = False
-        """True after a `receive` came back empty, until one brings something."""
+        self._behind = behind
+        self._all_written = all_written
 
     async def run(self, *, burst: bool = False) -> None:
         """Fetch until cancelled; with `burst` until nothing is due and nothing is held."""
         full = False
         while True:
             await self._room.wait_for(1)
-            behind = self._settled()
+            behind = self._behind()
             if behind is not None:
                 await behind
                 continue
@@ -55,13 +56,12 @@ class Fetcher:
                 await self._gather()
             asked = self._room.free
             received = await self._receive(asked, 0.0 if burst else _WAIT_S)
-            self.idle = not received
             full = len(received) == asked
             if received:
                 self._room.take(len(received))
                 self._hand_on(received)
             elif burst:
-                if self._room.used == 0 and self._settled() is None:
+                if self._room.used == 0 and self._all_written():
                     return
                 await self._gather()
 

@@ -92,9 +92,8 @@ class Settler:
             self._pause = self._loop.create_future()
         return self._pause
 
-    @property
-    def idle(self) -> bool:
-        """True when everything is written."""
+    def all_written(self) -> bool:
+        """Tell whether everything that was taken is written."""
         return not self._scheduled
 
     async def drain(self) -> None:

@@ -141,7 +141,9 @@ class Worker:
             self._on_gone,
             runtime.max_tasks,
         )
-        self._fetcher = Fetcher(subscription, self._room, self._on_received, self._settler.behind)
+        self._fetcher = Fetcher(
+            subscription, self._room, self._on_received, self._settler.behind, self._settler.all_written
+        )
         self._leases.start()
         self._supervise(self._fetch())
         self._supervise(self._admission.run())

@@ -1,0 +1,1 @@
+"""Benchmarks: programs that print ratios inside one run. `python -m benchmarks` runs them all."""
