@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
@@ -17,16 +17,16 @@ from aiotask.registry import Registry
 from aiotask.schemes import check_url, implied_backend, make_pair
 from aiotask.settings import DEFAULT_BROKER_URL, Settings, load_settings
 from aiotask.tasks import FunctionTask
+from aiotask.tasks import Task as BaseTask
 from aiotask.wire.native import NativeCodec
 from aiotask.worker.runtime import Runtime
 from aiotask.worker.worker import Worker
 
 P = ParamSpec("P")
 C = TypeVar("C")
+T = TypeVar("T", bound=BaseTask)
 
-_NOT_YET = frozenset(
-    {"Task", "register", "send_task", "signature", "beat", "control", "periodic_task", "add_periodic_task"}
-)
+_NOT_YET = frozenset({"send_task", "signature", "beat", "control", "periodic_task", "add_periodic_task"})
 
 
 class AioTask:
@@ -71,6 +71,7 @@ class AioTask:
         self.codec: MessageCodec = NativeCodec()
         self.origin = f"gen{os.getpid()}@{socket.gethostname()}"
         self._registry = Registry()
+        self._base: type[BaseTask] | None = None
         self._pair: tuple[Broker, ResultBackend] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Lock | None = None
@@ -124,13 +125,23 @@ class AioTask:
     def task(
         self, /, *, bind: Literal[False] = ..., name: str | None = ..., **options: Any
     ) -> Callable[[Callable[P, C]], FunctionTask[P, C]]: ...
-    def task(self, function: Any = None, /, *, bind: bool = False, name: str | None = None, **options: Any) -> Any:
+    def task(
+        self,
+        function: Any = None,
+        /,
+        *,
+        bind: bool = False,
+        name: str | None = None,
+        base: type[BaseTask] | None = None,
+        **options: Any,
+    ) -> Any:
         """Make a task of a function: `@app.task`, or `@app.task(bind=True, max_retries=5, ...)`.
 
         Args:
             function: `async def` runs on the event loop; a plain `def` in a thread (`offload`).
             bind: True gives the task itself as the first parameter.
             name: Under which messages ask for it; `module.function` when not given.
+            base: A subclass of `Task` whose attributes and handlers it gets.
             **options: The task's options. Any other keyword becomes an attribute of the task.
 
         Raises:
@@ -138,18 +149,37 @@ class AioTask:
             AlreadyRegistered: Another task has the name.
         """
 
-        def make(function: Callable[..., Any]) -> FunctionTask[Any, Any]:
+        def make(function: Any) -> Any:
             if isinstance(function, type):
-                raise ImproperlyConfigured(
-                    f"{function.__qualname__}: classes as tasks are not available in this version yet."
-                )
-            task: FunctionTask[Any, Any] = FunctionTask(
-                self, name or self._name_of(function), function, bind=bind, options=options
-            )
-            self._registry.add(task)
-            return task
+                return self._register(self._made_of_class(function), name, options)
+            kind = type("FunctionTask", (FunctionTask, *([base] if base else [])), {"abstract": True})
+            task: FunctionTask[Any, Any] = kind()
+            task.wrap(function, bind=bind)
+            return self._register(task, name, options)
 
         return make if function is None else make(function)
+
+    @property
+    def Task(self) -> type[BaseTask]:  # noqa: N802 - a class, under the field's name
+        """Base class of tasks of this app: a subclass is registered when it is made."""
+        if self._base is None:
+            self._base = type("Task", (BaseTask,), {"app": self, "abstract": True, "__module__": BaseTask.__module__})
+        return self._base
+
+    def register(self, task: "type[T] | T") -> "T":
+        """Register a subclass of `Task`, or an instance of one, and return the instance.
+
+        Raises:
+            ImproperlyConfigured: It is no task, has no `run`, or an option doesn't fit.
+            AlreadyRegistered: Another task has the name.
+        """
+        made: Any = self._made_of_class(task) if isinstance(task, type) else task
+        if not isinstance(made, BaseTask):
+            raise ImproperlyConfigured(
+                f"{made!r} is no Task; register takes a subclass of aiotask.Task or an instance."
+            )
+        self._register(made, None, {})
+        return made  # type: ignore[return-value]
 
     def result(self, task_id: str) -> AsyncResult[Any]:
         """Return the result of the task `task_id`, wherever it was sent from."""
@@ -303,6 +333,25 @@ class AioTask:
             broker, backend = self._pair
             await backend.close()
             await broker.close()
+
+    def _made_of_class(self, kind: type) -> BaseTask:
+        if not issubclass(kind, BaseTask):
+            raise ImproperlyConfigured(f"{kind.__qualname__} is no subclass of Task; derive it from app.Task.")
+        known = self._registry.get(getattr(kind, "name", None) or self._name_of(kind))
+        return known if type(known) is kind and known is not None else kind()
+
+    def _register(self, task: BaseTask, name: str | None, options: Mapping[str, Any]) -> BaseTask:
+        function = getattr(task, "__wrapped__", None)
+        kind = type(task)
+        if function is None:
+            function = getattr(kind, "run", None)
+            if function is None:
+                raise ImproperlyConfigured(f"{kind.__qualname__} has no run(); define it, or say abstract = True.")
+            name = name or getattr(kind, "name", None) or self._name_of(kind)
+            kind.name = name
+        task.attach(self, name or getattr(kind, "name", None) or self._name_of(function), options, function)
+        self._registry.add(task)
+        return task
 
     def _name_of(self, function: Callable[..., Any]) -> str:
         module = function.__module__

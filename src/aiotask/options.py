@@ -101,6 +101,11 @@ TASK_OPTIONS: Final[Mapping[str, Option]] = {
 }
 """None as a default means: as the setting says."""
 
+FOLLOWS_SETTING: Final = frozenset(
+    {"ignore_result", "store_errors_even_if_ignored", "track_started", "acks_late", "acks_on_failure_or_timeout"}
+)
+"""Options that are the setting of the same name, with `task_` before it, unless the task says otherwise."""
+
 _NAMING: Final = ("name", "bind", "base", "abstract")
 
 _TASK_NOT_YET: Final = frozenset(
@@ -122,8 +127,6 @@ _TASK_NOT_YET: Final = frozenset(
         "send_error_emails",
         "error_whitelist",
         "ErrorMail",
-        "base",
-        "abstract",
     }
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from aiotask.exceptions import AlreadyRegistered, NotRegistered
 from aiotask.suggestions import did_you_mean
-from aiotask.tasks import FunctionTask, Task
+from aiotask.tasks import Task
 
 
 class Registry(Mapping[str, Task]):
@@ -47,7 +47,7 @@ class Registry(Mapping[str, Task]):
 
 
 def _function(task: Task) -> object:
-    return task.__wrapped__ if isinstance(task, FunctionTask) else type(task).run
+    return getattr(task, "__wrapped__", None) or type(task).run
 
 
 def _identity(task: Task) -> tuple[object, ...]:

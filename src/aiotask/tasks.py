@@ -5,33 +5,23 @@ import sys
 import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aiotask.arguments import Arguments
 from aiotask.async_result import AsyncResult
-from aiotask.exceptions import EncodeError, ImproperlyConfigured, MaxRetriesExceeded, Retry
-from aiotask.message import Envelope, TaskMessage, new_id
-from aiotask.options import (
-    AT_ONCE,
-    TASK_OPTIONS,
-    Timing,
-    aware_moment,
-    check_task_option,
-    checked_headers,
-    checked_priority,
-    checked_text,
-    refuse_call_options,
-    timing,
-)
+from aiotask.exceptions import ImproperlyConfigured, MaxRetriesExceeded, Retry
+from aiotask.options import FOLLOWS_SETTING, TASK_OPTIONS, aware_moment, check_task_option, timing
 from aiotask.protocols import Application
 from aiotask.request import Request, current_request, find_current, reset_current, set_current
-from aiotask.retry import RetryPolicy, exhausted
+from aiotask.retry import Classes, RetryPolicy, exhausted
+from aiotask.sending import call_envelope
 from aiotask.wire.serialization import JSON
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-C = TypeVar("C")
+C_co = TypeVar("C_co", covariant=True)
 
 _NOT_SENT = "(the task was NOT sent: await it)"
 
@@ -46,15 +36,35 @@ class _RunsPlain(Protocol[P, R_co]):
     def run(self) -> Callable[P, R_co]: ...
 
 
+class _Runs(Protocol[P, C_co]):
+    @property
+    def run(self) -> Callable[P, C_co]: ...
+
+
+class _Setting(Generic[R]):
+    """An option that follows a setting until the task says otherwise, whenever the setting is changed."""
+
+    def __init__(self, setting: str) -> None:
+        self._setting = setting
+
+    def __get__(self, task: "Task | None", owner: type) -> Any:
+        return None if task is None else getattr(task.app.conf, self._setting)
+
+
 class Task:
-    """Base of every task. Its options are attributes; API names, Celery's where the meaning is the same.
+    """Base of every task. Its options are attributes, of the class or of the instance.
+
+    A subclass defines `run`. Subclasses of `app.Task` are registered with their app when the class is made, but for
+    those that say `abstract = True`, which is not inherited; subclasses of `aiotask.Task` by `app.register`. There is
+    one instance per process, so what `__init__` opens is shared by all executions.
 
     Attributes:
-        name: Under which messages ask for it.
+        name: Under which messages ask for it; `module.Class` when the class has none.
         app: The app that it belongs to.
         run: The body; `async def` runs on the event loop, a plain `def` in a thread.
     """
 
+    abstract: ClassVar[bool] = True
     name: str
     app: Application
     run: Callable[..., Any]
@@ -62,47 +72,60 @@ class Task:
     policy: RetryPolicy
     is_async: bool
 
-    typing: bool
-    max_retries: int | None
-    default_retry_delay: float
-    ignore_result: bool
-    store_errors_even_if_ignored: bool
-    track_started: bool
-    acks_late: bool
-    acks_on_failure_or_timeout: bool
-    throws: tuple[type[BaseException], ...]
-    queue: str | None
-    priority: int | None
-    expires: float | None
-    offload: str
+    typing: bool = True
+    max_retries: int | None = 3
+    default_retry_delay: float = 180
+    autoretry_for: Classes = ()
+    dont_autoretry_for: Classes = ()
+    retry_kwargs: Mapping[str, Any] = MappingProxyType({})
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600
+    retry_jitter: bool = True
+    throws: Classes = ()
+    ignore_result: Any = _Setting("task_ignore_result")
+    store_errors_even_if_ignored: Any = _Setting("task_store_errors_even_if_ignored")
+    track_started: Any = _Setting("task_track_started")
+    acks_late: Any = _Setting("task_acks_late")
+    acks_on_failure_or_timeout: Any = _Setting("task_acks_on_failure_or_timeout")
+    queue: str | None = None
+    priority: int | None = None
+    expires: float | None = None
+    offload: str = "thread"
 
     _NOT_YET: ClassVar = frozenset(
         {"apply", "sync", "s", "si", "signature", "map", "starmap", "chunks", "replace", "add_to_chord", "get_logger"}
     )
 
-    def __init__(self, app: Application, name: str, options: Mapping[str, Any]) -> None:
-        """Take the options, checked, over the settings' defaults.
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.abstract = vars(cls).get("abstract", False)
+        app = getattr(cls, "app", None)
+        if app is not None and not cls.abstract:
+            app.register(cls)
+
+    def attach(self, app: Application, name: str, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
+        """Make this the task `name` of `app`; called once, by the app, when it is registered.
+
+        Args:
+            app: Its app.
+            name: Its name.
+            options: The decorator's options; those of the class stand unless these say otherwise.
+            function: What its arguments are checked against; its first parameter is not one of them when bound.
 
         Raises:
             ImproperlyConfigured: An option is unknown, misspelt, or its value doesn't fit.
         """
+        own = {option: getattr(type(self), option) for option in TASK_OPTIONS}
+        own = {option: value for option, value in own.items() if value is not None}
+        for option, value in (own | dict(options)).items():
+            checked = check_task_option(name, option, value)
+            if checked is not None or option not in FOLLOWS_SETTING:
+                self.__dict__[option] = checked
         self.app = app
         self.name = name
-        values = {option: TASK_OPTIONS[option].default for option in TASK_OPTIONS}
-        values |= {option: check_task_option(name, option, value) for option, value in options.items()}
-        conf = app.conf
-        for option, setting in (
-            ("ignore_result", conf.task_ignore_result),
-            ("store_errors_even_if_ignored", conf.task_store_errors_even_if_ignored),
-            ("track_started", conf.task_track_started),
-            ("acks_late", conf.task_acks_late),
-            ("acks_on_failure_or_timeout", conf.task_acks_on_failure_or_timeout),
-        ):
-            if values[option] is None:
-                values[option] = setting
-        for option, value in values.items():
-            setattr(self, option, value)
-        self.policy = RetryPolicy(**{field: values[field] for field in RetryPolicy.__struct_fields__})
+        self.policy = RetryPolicy(**{field: getattr(self, field) for field in RetryPolicy.__struct_fields__})
+        self.is_async = inspect.iscoroutinefunction(self.run)
+        self.arguments = Arguments(name, function, skip_first=inspect.ismethod(self.run))
         self._delay_name = f"{name}.delay {_NOT_SENT}"
         self._apply_name = f"{name}.apply_async {_NOT_SENT}"
 
@@ -211,7 +234,7 @@ class Task:
         """
         if "task_id" in options:
             raise TypeError(f"{self.name}: send_many takes no task_id, since each task has its own.")
-        envelopes = [self._envelope(args, {}, options) for args in calls]
+        envelopes = [call_envelope(self, args, {}, options) for args in calls]
         if envelopes:
             await self.app.send(envelopes)
         return [AsyncResult(envelope.id, app=self.app, name=self.name) for envelope in envelopes]
@@ -245,10 +268,10 @@ class Task:
         """
         request = self.request
         if request.called_directly:
-            self._raise_reason(exc, Retry(f"{self.name} asks for a retry outside a worker."))
+            _raise_reason(exc, Retry(f"{self.name} asks for a retry outside a worker."))
         limit = self.max_retries if max_retries is None else max_retries
         if exhausted(limit, request.retries):
-            self._raise_reason(
+            _raise_reason(
                 exc,
                 MaxRetriesExceeded(f"Can't retry {self.name}[{request.id}] more than {limit} times."),
                 prefer_current=False,
@@ -282,89 +305,12 @@ class Task:
         JSON.encode(meta)
         self.request.report(state, meta)
 
-    def envelope_of(self, message: TaskMessage, queue: str, when: Timing) -> Envelope:
-        """Return a message as what the broker carries.
-
-        Raises:
-            EncodeError: The headers can't be serialised, or the whole is larger than `message_max_bytes`.
-        """
-        app = self.app
-        try:
-            body = app.codec.encode(message)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise EncodeError(f"{self.name}: the headers can't be serialised: {error}") from error
-        if len(body) > app.conf.message_max_bytes:
-            raise EncodeError(
-                f"{self.name}: the message has {len(body):,} bytes, more than message_max_bytes "
-                f"({app.conf.message_max_bytes:,}). Send a reference to the data, or raise the setting on both sides."
-            )
-        return Envelope(
-            message.id,
-            queue,
-            body,
-            app.codec.content_type,
-            message.priority,
-            when.delay_s,
-            when.due_at,
-            when.ttl_s,
-            when.expires_at,
-        )
-
     async def _send_one(
         self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
-        envelope = self._envelope(args or (), kwargs or {}, options)
+        envelope = call_envelope(self, () if args is None else args, {} if kwargs is None else kwargs, options)
         await self.app.send((envelope,))
         return AsyncResult(envelope.id, app=self.app, name=self.name)
-
-    def _envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Envelope:
-        if isinstance(args, (str, bytes)) or not isinstance(args, Sequence):
-            raise TypeError(f"{self.name}: args is {args!r:.80}; it takes a tuple or list, one item per argument.")
-        if self.typing:
-            self.arguments.check(args, kwargs)
-        payload = JSON.encode_call(tuple(args), dict(kwargs))
-        conf = self.app.conf
-        message = TaskMessage(self.name, new_id(), payload, origin=self.app.origin)
-        message.priority = conf.task_default_priority if self.priority is None else self.priority
-        parent = find_current()
-        if parent is not None:
-            message.parent_id = parent.id
-            message.root_id = parent.root_id
-        queue = self.queue or conf.task_default_queue
-        when = AT_ONCE if self.expires is None else Timing(ttl_s=self.expires)
-        if options:
-            queue, when = self._apply_options(message, queue, when, **options)
-        return self.envelope_of(message, queue, when)
-
-    def _apply_options(
-        self,
-        message: TaskMessage,
-        default_queue: str,
-        default_when: Timing,
-        *,
-        task_id: str | None = None,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        headers: Mapping[str, Any] | None = None,
-        ignore_result: bool | None = None,
-        **unknown: Any,
-    ) -> tuple[str, Timing]:
-        if unknown:
-            refuse_call_options(self.name, unknown)
-        if task_id is not None:
-            message.id = checked_text("task_id", task_id)
-        if priority is not None:
-            message.priority = checked_priority(priority)
-        if headers is not None:
-            message.headers = checked_headers(headers)
-        if ignore_result is not None:
-            message.ignore_result = bool(ignore_result)
-        when = timing(countdown, eta, expires if expires is not None else default_when.ttl_s)
-        message.eta, message.expires = when.eta, when.expiry
-        return default_queue if queue is None else checked_text("queue", queue), when
 
     def _other_arguments(
         self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
@@ -377,62 +323,68 @@ class Task:
             self.arguments.check(*chosen)
         return chosen
 
-    @staticmethod
-    def _raise_reason(exc: BaseException | None, otherwise: Exception, *, prefer_current: bool = True) -> NoReturn:
-        """Raise `exc`; when there is none, the exception being handled, or `otherwise` from it."""
-        current = sys.exc_info()[1]
-        if exc is not None:
-            raise exc
-        if current is not None and prefer_current:
-            raise current
-        raise otherwise from current
+    def __call__(self: _Runs[P, C_co], *args: P.args, **kwargs: P.kwargs) -> C_co:
+        """Call the body, here and now; `request.called_directly` is true inside."""
+        current = find_current()
+        if current is None or current.task_object is not self:
+            return self.run(*args, **kwargs)
+        # Called from its own execution, whose request is not this call's.
+        if inspect.iscoroutinefunction(self.run):
+            awaited: Any = _awaited_outside(self.run, args, kwargs)
+            return cast("C_co", awaited)
+        token = set_current(None)
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            reset_current(token)
 
 
-class FunctionTask(Task, Generic[P, C]):
-    """A task made of a function. Calling it is calling the function."""
+async def _awaited_outside(run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    token = set_current(None)
+    try:
+        return await run(*args, **kwargs)
+    finally:
+        reset_current(token)
 
-    def __init__(
-        self, app: Application, name: str, function: Callable[..., C], *, bind: bool, options: Mapping[str, Any]
-    ) -> None:
-        """Wrap `function`; with `bind` its first parameter is the task.
+
+def _raise_reason(exc: BaseException | None, otherwise: Exception, *, prefer_current: bool = True) -> NoReturn:
+    """Raise `exc`; when there is none, the exception being handled, or `otherwise` from it."""
+    current = sys.exc_info()[1]
+    if exc is not None:
+        raise exc
+    if current is not None and prefer_current:
+        raise current
+    raise otherwise from current
+
+
+class FunctionTask(Task, Generic[P, C_co]):
+    """A task made of a function."""
+
+    abstract = True
+
+    if TYPE_CHECKING:
+
+        @property
+        def run(self) -> Callable[P, C_co]:  # type: ignore[override]
+            """The function; with `bind` its first parameter is given."""
+
+    def wrap(self, function: Callable[..., C_co], *, bind: bool) -> None:
+        """Take `function` for the body; with `bind` its first parameter is the task.
 
         Raises:
-            ImproperlyConfigured: It is no function that can be a task, or an option doesn't fit.
+            ImproperlyConfigured: It is no function that can be a task.
         """
         if not callable(function):
-            raise ImproperlyConfigured(f"Task {name!r}: {function!r} is no function.")
+            raise ImproperlyConfigured(f"{function!r} is no function, and can't be a task.")
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise ImproperlyConfigured(f"Task {name!r}: a generator can't be a task, since nobody would iterate it.")
-        super().__init__(app, name, options)
-        self.run = types.MethodType(function, self) if bind else function
-        self.is_async = inspect.iscoroutinefunction(function)
-        self.arguments = Arguments(name, function, skip_first=bind)
+            raise ImproperlyConfigured(
+                f"{function.__qualname__} is a generator, and can't be a task: nobody would iterate it."
+            )
+        self.__dict__["run"] = types.MethodType(function, self) if bind else function
         self.__module__ = getattr(function, "__module__", None) or "__main__"
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        self.__qualname__ = getattr(function, "__qualname__", name)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
-        """Call the function, here and now; `request.called_directly` is true inside."""
-        current = find_current()
-        if current is None or current.task_object is not self:
-            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
-        # Called from its own execution, whose request is not this call's.
-        if self.is_async:
-            awaited: Any = self._awaited_outside(args, kwargs)
-            return awaited  # type: ignore[no-any-return]
-        token = set_current(None)
-        try:
-            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
-        finally:
-            reset_current(token)
-
-    async def _awaited_outside(self, args: Any, kwargs: Any) -> Any:
-        token = set_current(None)
-        try:
-            return await self.run(*args, **kwargs)
-        finally:
-            reset_current(token)
+        self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
 
 
 _OUTSIDE = Request()
@@ -440,5 +392,4 @@ _OUTSIDE = Request()
 
 def current_task() -> Task | None:
     """Return the task whose execution this code runs in, or None."""
-    request = current_request()
-    return request.task_object  # type: ignore[no-any-return]
+    return current_request().task_object  # type: ignore[no-any-return]

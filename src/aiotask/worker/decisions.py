@@ -29,6 +29,7 @@ from aiotask.outcome import (
     TaskMeta,
 )
 from aiotask.retry import autoretries, backoff_delay, exhausted
+from aiotask.sending import message_envelope
 from aiotask.states import FAILURE, RETRY, REVOKED, SUCCESS
 from aiotask.tasks import Task
 from aiotask.wire.errors import describe, to_record
@@ -120,7 +121,7 @@ def _decide_retry(execution: Execution, retried: Retried) -> Decision:
     if retry.arguments is not None:
         payload = JSON.encode_call(tuple(retry.arguments[0]), retry.arguments[1])
     again = msgspec.structs.replace(message, retries=message.retries + 1, eta=when.eta, payload=payload)
-    envelope = task.envelope_of(again, delivery.queue, when)
+    envelope = message_envelope(task.app, again, delivery.queue, when)
     stored = None
     if not _ignores_result(execution):
         record = None if retry.exc is None else to_record(retry.exc)
