@@ -2,16 +2,21 @@
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
 from aiotask.exceptions import ArgumentError
 
 _SKIPPED: Final = (inspect.Parameter.empty, Any)
-_EXACT: Final = frozenset({int, str, float, bool, bytes, dict, list})
+_EXACT: Final = (int, str, float, bool, bytes, dict, list)
 """Annotations that a value of exactly this type satisfies, with nothing inside to look at."""
+_BINARY: Final = (bytes, bytearray, memoryview)
+_SCALARS: Final = (*_BINARY, datetime, date, time, timedelta, UUID, Decimal)
 
 
 def _rebuild(kind: type, value: Any) -> Any:
@@ -22,8 +27,12 @@ def _rebuild(kind: type, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` as JSON would carry it, bools as ints where an int is wanted; only used after a first refusal."""
-    return msgspec.to_builtins(value, enc_hook=lambda item: item)
+    """Return `value` with its containers and instances as JSON would carry them; only used after a first refusal.
+
+    Raises:
+        TypeError: It holds something that JSON doesn't carry.
+    """
+    return msgspec.to_builtins(value, builtin_types=_SCALARS)
 
 
 def _ints(value: Any) -> Any:
@@ -69,7 +78,8 @@ class _Slot:
     def __init__(self, name: str, annotation: Any) -> None:
         self.name = name
         self.annotation = annotation
-        self.exact = annotation if annotation in _EXACT else None
+        # By identity: not every annotation can be hashed or compared.
+        self.exact = next((kind for kind in _EXACT if kind is annotation), None)
         origin = annotation if isinstance(annotation, type) and typing.get_origin(annotation) is None else None
         # An instance of an annotated class is trusted at the caller; containers are looked into.
         self.origin = None if origin in (dict, list, tuple, set, frozenset) or origin is None else origin
@@ -78,11 +88,16 @@ class _Slot:
         """Raise ValidationError when `value` can't be meant for this parameter."""
         if self.origin is not None and isinstance(value, self.origin):
             return
+        # Bytes are themselves here: a text is not meant for them, though JSON carries them as one.
         try:
-            msgspec.convert(value, self.annotation, dec_hook=_rebuild)
-        except msgspec.ValidationError:
+            msgspec.convert(value, self.annotation, dec_hook=_rebuild, builtin_types=_BINARY)
+        except msgspec.ValidationError as refusal:
             # Instances inside containers, bools for ints, and tuples are judged by what they become on the wire.
-            msgspec.convert(_ints(_plain(value)), self.annotation, dec_hook=_rebuild, str_keys=True)
+            try:
+                plain = _ints(_plain(value))
+            except (TypeError, ValueError, RecursionError):
+                raise refusal from None
+            msgspec.convert(plain, self.annotation, dec_hook=_rebuild, builtin_types=_BINARY, str_keys=True)
 
     def convert(self, value: Any) -> Any:
         """Return `value` as the annotated type; raise ValidationError when it can't become one."""
@@ -118,6 +133,12 @@ class _Plan:
         self.positional = [self.slots.get(p.name) for p in positional]
         self.required = sum(p.default is p.empty for p in positional)
         self.only_positional = len(positional) == len(parameters)
+        self.keywords = {
+            p.name: self.slots.get(p.name) for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
+        variable = {p.kind: self.slots.get(p.name) for p in parameters}
+        self.more_positional = variable.get(inspect.Parameter.VAR_POSITIONAL)
+        self.more_keywords = variable.get(inspect.Parameter.VAR_KEYWORD)
         returned = hints.get("return", signature.return_annotation)
         known = returned not in (*_SKIPPED, None, type(None)) and not isinstance(returned, str)
         self.result = _Slot("return", returned) if known and _convertible(returned) else None
@@ -169,9 +190,8 @@ class Arguments:
                 if slot is not None and type(value) is not slot.exact:
                     self._check_one(slot, value, slot.name)
             return
-        for slot, value, path in self._bound(plan, args, kwargs):
-            if type(value) is not slot.exact:
-                self._check_one(slot, value, path)
+        for slot, path, holder, key in self._placed(plan, args, kwargs):
+            self._check_one(slot, holder[key], path)
 
     def arrive(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return decoded arguments as the annotated types, ready for the call.
@@ -181,7 +201,9 @@ class Arguments:
         """
         plan = self._plan or self._read()
         if kwargs or not plan.only_positional or not plan.required <= len(args) <= len(plan.positional):
-            return self._arrive_bound(plan, args, kwargs)
+            for slot, path, holder, key in self._placed(plan, args, kwargs):
+                holder[key] = self._convert_one(slot, holder[key], path)
+            return args, kwargs
         for index, slot in enumerate(plan.positional[: len(args)]):
             if slot is not None and type(args[index]) is not slot.exact:
                 args[index] = self._convert_one(slot, args[index], slot.name)
@@ -201,41 +223,28 @@ class Arguments:
         self._plan = _Plan(self._function, skip_first=self._skip_first)
         return self._plan
 
-    def _arrive_bound(self, plan: _Plan, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        bound = self._bind(plan, args, kwargs)
-        for name, value in bound.arguments.items():
-            slot = plan.slots.get(name)
-            if slot is None:
-                continue
-            kind = plan.signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(
-                    self._convert_one(slot, item, f"{name}[{index}]") for index, item in enumerate(value)
-                )
-            elif kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {key: self._convert_one(slot, item, key) for key, item in value.items()}
-            elif type(value) is not slot.exact:
-                bound.arguments[name] = self._convert_one(slot, value, name)
-        return list(bound.args), bound.kwargs
-
-    def _bound(
+    def _placed(
         self, plan: _Plan, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> typing.Iterator[tuple[_Slot, Any, str]]:
-        for name, value in self._bind(plan, args, kwargs).arguments.items():
-            slot = plan.slots.get(name)
-            if slot is None:
-                continue
-            kind = plan.signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                yield from ((slot, item, f"{name}[{index}]") for index, item in enumerate(value))
-            elif kind is inspect.Parameter.VAR_KEYWORD:
-                yield from ((slot, item, key) for key, item in value.items())
-            else:
-                yield slot, value, name
+    ) -> Iterator[tuple[_Slot, str, Any, int | str]]:
+        """Yield each value that needs a look: its slot, the path to name it by, and where it lies.
 
-    def _bind(self, plan: _Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        Raises:
+            ArgumentError: The call doesn't fit in number or name.
+        """
+        self._bind(plan, args, kwargs)
+        for index, value in enumerate(args):
+            more = index - len(plan.positional)
+            slot = plan.positional[index] if more < 0 else plan.more_positional
+            if slot is not None and type(value) is not slot.exact:
+                yield slot, slot.name if more < 0 else f"{slot.name}[{more}]", args, index
+        for name, value in kwargs.items():
+            slot = plan.keywords.get(name, plan.more_keywords)
+            if slot is not None and type(value) is not slot.exact:
+                yield slot, name, kwargs, name
+
+    def _bind(self, plan: _Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         try:
-            return plan.signature.bind(*args, **kwargs)
+            plan.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise ArgumentError(f"{self._task_name}{plan.signature}: {error}.") from None
 

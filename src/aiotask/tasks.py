@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from aiotask.arguments import Arguments
 from aiotask.async_result import AsyncResult
@@ -331,7 +331,7 @@ class Task:
         # Called from its own execution, whose request is not this call's.
         if inspect.iscoroutinefunction(self.run):
             awaited: Any = _awaited_outside(self.run, args, kwargs)
-            return cast("C_co", awaited)
+            return awaited  # type: ignore[no-any-return]
         token = set_current(None)
         try:
             return self.run(*args, **kwargs)

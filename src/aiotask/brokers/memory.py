@@ -312,6 +312,7 @@ class MemorySubscription:
         held = list(self._holding.deliveries.values())
         self._holding.deliveries.clear()
         self._holding.forget([delivery.receipt for delivery in held])
+        self._messages.holdings.discard(self._holding)
         self._messages.give_back(held)
         self._wake()
 

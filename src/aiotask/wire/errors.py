@@ -10,19 +10,27 @@ from aiotask.outcome import ExceptionRecord
 from aiotask.wire.serialization import JSON
 
 
-def describe(exc: BaseException) -> str:
-    """Return the repr of an exception, also when its own repr fails."""
+def describe(value: object) -> str:
+    """Return the repr of an exception or of what it holds, also when its own repr fails."""
     try:
-        return repr(exc)
-    except Exception as error:  # noqa: BLE001 - the task's own code runs here; whatever it does, there is an answer
-        return f"<{type(exc).__qualname__} whose repr raised {type(error).__qualname__}>"
+        return _encodable(repr(value))
+    except BaseException as error:  # noqa: BLE001 - the task's own code runs here; whatever it does, there is an answer
+        return f"<{type(value).__qualname__} whose repr raised {type(error).__qualname__}>"
+
+
+def text_of(value: object) -> str:
+    """Return the str of an exception or of what it holds, also when its own str fails."""
+    try:
+        return _encodable(str(value))
+    except BaseException:  # noqa: BLE001 - as in `describe`
+        return describe(value)
 
 
 def format_traceback(exc: BaseException) -> str:
     """Return the traceback as text, causes, notes and groups included, also when the exception's own str fails."""
     try:
-        return "".join(traceback.format_exception(exc))
-    except Exception:  # noqa: BLE001 - as in `describe`
+        return _encodable("".join(traceback.format_exception(exc)))
+    except BaseException:  # noqa: BLE001 - as in `describe`
         frames = "".join(traceback.format_tb(exc.__traceback__))
         return f"Traceback (most recent call last):\n{frames}{describe(exc)}\n"
 
@@ -33,16 +41,21 @@ def to_record(exc: BaseException) -> dict[str, Any]:
     One whose args can't be serialised becomes a `RemoteError` with its repr.
     """
     kind = type(exc)
-    record = {"exc_type": kind.__qualname__, "exc_message": list(exc.args), "exc_module": kind.__module__}
     try:
+        record = {"exc_type": kind.__qualname__, "exc_message": list(exc.args), "exc_module": kind.__module__}
         JSON.encode(record["exc_message"])
-    except EncodeError:
+    except BaseException:  # noqa: BLE001 - as in `describe`; a class may have made anything of its args
         return {
             "exc_type": RemoteError.__qualname__,
             "exc_message": [describe(exc)],
             "exc_module": RemoteError.__module__,
         }
     return record
+
+
+def _encodable(text: str) -> str:
+    """Write lone surrogates, which file names can bring along and UTF-8 lacks, as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def from_record(value: Any, remote_traceback: str | None) -> Exception:
@@ -54,7 +67,9 @@ def from_record(value: Any, remote_traceback: str | None) -> Exception:
     record = _read(value)
     exc = _rebuild(record)
     if remote_traceback:
-        exc.add_note(f"\nRemote traceback:\n{remote_traceback.rstrip()}")
+        # Not add_note, which a frozen dataclass refuses.
+        notes = [*getattr(exc, "__notes__", ()), f"\nRemote traceback:\n{remote_traceback.rstrip()}"]
+        BaseException.__setattr__(exc, "__notes__", notes)
     return exc
 
 

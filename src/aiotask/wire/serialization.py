@@ -34,7 +34,8 @@ class JsonSerializer:
         """
         try:
             return self._encode(tag(value))
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        except Exception as error:
+            # Not only TypeError: the values' own attributes and properties are read, and may raise anything.
             path = self._path_of_failure(value)
             raise EncodeError(f"Can't serialise {path} as JSON: {error}") from error
 
@@ -78,7 +79,7 @@ class JsonSerializer:
         for where, item in parts:
             try:
                 self._encode(tag(item))
-            except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+            except Exception:  # noqa: BLE001 - as in `encode`
                 return self._path_of_failure(item, where, depth + 1)
         return path
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,7 +23,7 @@ def _tag(kind: str, value: Any) -> dict[str, Any]:
 
 
 def _tag_float(value: float) -> Any:
-    return value if math.isfinite(value) else _tag("float", repr(value))
+    return float(value) if math.isfinite(value) else _tag("float", float.__repr__(value))
 
 
 def _tag_mapping(value: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -31,6 +32,12 @@ def _tag_mapping(value: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _tag_items(value: Any) -> list[Any]:
     return [tag(item) for item in value]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {type(value).__name__}")
+    return value
 
 
 _TAGGERS: Final[dict[type, Callable[[Any], Any]]] = {
@@ -49,13 +56,15 @@ _TAGGERS: Final[dict[type, Callable[[Any], Any]]] = {
     bytearray: lambda value: _tag("base64", base64.b64encode(value).decode("ascii")),
 }
 
+_BASES: Final[dict[type, Callable[[Any], Any]]] = {**_TAGGERS, str: str.__str__, int: int.__int__}
+
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "datetime": datetime.fromisoformat,
     "date": lambda value: datetime.fromisoformat(value).date(),
     "time": time.fromisoformat,
-    "uuid": lambda value: UUID(hex=value["hex"]),
+    "uuid": lambda value: UUID(hex=_text(value["hex"])),
     "decimal": Decimal,
-    "bytes": lambda value: value.encode("utf-8"),
+    "bytes": lambda value: _text(value).encode("utf-8"),
     "base64": base64.b64decode,
     "float": float,
 }
@@ -69,8 +78,15 @@ def tag(value: Any) -> Any:
     kind = type(value)
     if kind in PLAIN:
         return value
-    tagger = _TAGGERS.get(kind)
+    tagger = _TAGGERS.get(kind) or _tagger_of_base(kind)
     return value if tagger is None else tagger(value)
+
+
+def _tagger_of_base(kind: type) -> Callable[[Any], Any] | None:
+    """Find what to do with a subclass (`defaultdict`, a named tuple, a library's own datetime): as with its base."""
+    if issubclass(kind, Enum):
+        return None
+    return next((_BASES[base] for base in kind.__mro__ if base in _BASES), None)
 
 
 def untag(value: Any) -> Any:

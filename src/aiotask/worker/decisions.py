@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -32,7 +33,7 @@ from aiotask.retry import autoretries, backoff_delay, exhausted
 from aiotask.sending import message_envelope
 from aiotask.states import FAILURE, RETRY, REVOKED, SUCCESS
 from aiotask.tasks import Task
-from aiotask.wire.errors import describe, to_record
+from aiotask.wire.errors import text_of, to_record
 from aiotask.wire.serialization import JSON
 from aiotask.worker.execution import Execution
 
@@ -132,21 +133,16 @@ def _decide_retry(execution: Execution, retried: Retried) -> Decision:
 def _decide_reject(execution: Execution, reject: Reject, now: datetime) -> Decision:
     if execution.acks_late and reject.requeue:
         return Decision(Settlement(execution.delivery, "release", REQUEUE_DELAY_S), None, Rejected(reject))
-    stored = _meta(execution, FAILURE, to_record(Reject(reject.reason)), date_done=now)
+    # The reason is often an exception, which is no plain value.
+    plain = reject.reason if isinstance(reject.reason, (str, int, float, NoneType)) else text_of(reject.reason)
+    stored = _meta(execution, FAILURE, to_record(Reject(plain)), date_done=now)
     settlement = _dead(execution, reject) if execution.acks_late else Settlement(execution.delivery)
     return Decision(settlement, stored, Rejected(reject))
 
 
 def _dead(execution: Execution, exc: BaseException) -> Settlement:
-    detail = str(exc.reason) if isinstance(exc, Reject) else _text(exc)
+    detail = text_of(exc.reason if isinstance(exc, Reject) else exc)
     return Settlement(execution.delivery, "dead", reason=type(exc).__name__, detail=detail)
-
-
-def _text(exc: BaseException) -> str:
-    try:
-        return str(exc)
-    except Exception:  # noqa: BLE001 - a user's exception whose str fails is still a reason
-        return describe(exc)
 
 
 def _ignores_result(execution: Execution) -> bool:
@@ -182,7 +178,9 @@ def _meta(
     )
     task, request = execution.task, execution.request
     if task is not None and request is not None and task.app.conf.result_extended:
-        meta.args, meta.kwargs, meta.worker = execution.args, execution.kwargs, request.hostname
+        # As they were sent: by now the body has had them in its hands.
+        meta.args, meta.kwargs = JSON.decode(message.payload)
+        meta.worker = request.hostname
     return meta
 
 

@@ -51,6 +51,8 @@ class ThreadPool:
             if call is None:
                 return
             future, run = call
+            if future.done():
+                continue  # handed back while it waited for a thread: nothing starts any more
             try:
                 value, failed = run(), False
             except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only

@@ -7,6 +7,7 @@ import logging
 import time
 
 from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Outcome, Rejected, Retried, Succeeded
+from aiotask.wire.errors import text_of
 from aiotask.worker.execution import Execution
 
 logger = logging.getLogger("aiotask.worker.tasks")
@@ -18,7 +19,7 @@ def log_outcome(execution: Execution, outcome: Outcome) -> None:
     if not logger.isEnabledFor(level):
         return
     seconds = time.monotonic() - execution.started_mono if execution.started_mono else 0.0
-    verb, why = _words(outcome)
+    verb, why = _words(execution, outcome)
     logger.log(
         level,
         "Task %s[%s] %s in %.3f s%s",
@@ -32,34 +33,30 @@ def log_outcome(execution: Execution, outcome: Outcome) -> None:
 
 
 def _level(execution: Execution, outcome: Outcome) -> int:
-    if not isinstance(outcome, Failed):
-        return logging.INFO
-    expected = execution.task is not None and isinstance(outcome.exc, execution.task.throws)
-    return logging.INFO if expected else logging.ERROR
+    return logging.ERROR if isinstance(outcome, Failed) and not _is_expected(execution, outcome) else logging.INFO
 
 
-def _words(outcome: Outcome) -> tuple[str, str]:
+def _is_expected(execution: Execution, failed: Failed) -> bool:
+    return execution.task is not None and isinstance(failed.exc, execution.task.throws)
+
+
+def _words(execution: Execution, outcome: Outcome) -> tuple[str, str]:
     """Return the verb, and what follows the seconds."""
     match outcome:
         case Succeeded():
             return "succeeded", ""
         case Failed(exc=exc, traceback=traceback, dead=dead):
-            why = f": {type(exc).__name__}: {_text(exc)}"
-            return "was dead-lettered" if dead else "failed", why if traceback is None else f"{why}\n{traceback}"
+            why = f": {type(exc).__name__}: {text_of(exc)}"
+            shown = None if _is_expected(execution, outcome) else traceback
+            return "was dead-lettered" if dead else "failed", why if shown is None else f"{why}\n{shown}"
         case Retried(retry=retry):
-            return "retries", f": {_text(retry)}"
+            return "retries", f": {text_of(retry)}"
         case Ignored():
             return "was ignored", ""
         case Rejected(reject=reject):
-            return "gave its message back" if reject.requeue else "was rejected", f": {_text(reject)}"
+            gave_back = execution.acks_late and reject.requeue
+            return "gave its message back" if gave_back else "was rejected", f": {text_of(reject.reason)}"
         case Expired():
             return "had expired", ""
         case HandedBack():
             return "was handed back", ""
-
-
-def _text(exc: BaseException) -> str:
-    try:
-        return str(exc)
-    except Exception as error:  # noqa: BLE001 - a user's exception whose str fails
-        return f"(its str raised {type(error).__name__})"

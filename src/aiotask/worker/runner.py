@@ -114,8 +114,7 @@ class Runner:
             return Ignored()
         if isinstance(exc, Reject):
             return Rejected(exc)
-        exc.__traceback__ = _users_frames(exc.__traceback__)
-        return Failed(exc, format_traceback(exc))
+        return Failed(exc, _users_traceback(exc))
 
     def _end(self, execution: Execution, outcome: Outcome) -> None:
         if self.running.pop(execution, None) is not None:
@@ -134,10 +133,13 @@ class Runner:
 
 
 def _retry_traceback(retry: Retry) -> str | None:
-    if retry.exc is None:
-        return None
-    retry.exc.__traceback__ = _users_frames(retry.exc.__traceback__)
-    return format_traceback(retry.exc)
+    return _users_traceback(retry.exc) if isinstance(retry.exc, BaseException) else None
+
+
+def _users_traceback(exc: BaseException) -> str:
+    # Not by assignment, which a frozen dataclass refuses.
+    BaseException.with_traceback(exc, _users_frames(exc.__traceback__))
+    return format_traceback(exc)
 
 
 def _users_frames(trace: TracebackType | None) -> TracebackType | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from aiotask.exceptions import BackendError, BrokerError, EncodeError
+from aiotask.exceptions import BackendError, BrokerError
 from aiotask.message import Delivery, Finish
 from aiotask.outcome import Failed, HandedBack, Outcome
 from aiotask.protocols import FusedFinish, ResultBackend, Subscription
@@ -109,7 +109,7 @@ class Settler:
         try:
             decision = decide(execution, outcome, now, random.uniform)
             return decision, self._encode(decision)
-        except EncodeError as error:
+        except Exception as error:  # noqa: BLE001 - what bodies return and raise is encoded here; all of it has an outcome
             error.__suppress_context__ = True
             failed = Failed(error, format_traceback(error))
             decision = decide(execution, failed, now, random.uniform)

@@ -33,11 +33,11 @@ def to_json(value: Any) -> str:
 def pack(parts: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
     """Join `parts`; return the whole and where each lies in it, as SQL's `substr` counts: from 1, and how long."""
     places = []
-    at = 1
+    at = 2  # after a byte that is nobody's, because `substr` of an empty blob is NULL
     for part in parts:
         places.append((at, len(part)))
         at += len(part)
-    return b"".join(parts), places
+    return b"".join((b"-", *parts)), places
 
 
 def gather(connection: sqlite3.Connection, subquery: str, keys: Sequence[Any]) -> list[Any]:
