@@ -5,16 +5,21 @@ import importlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from aiotask.async_result import AsyncResult
 from aiotask.coalesce import Coalescer
 from aiotask.exceptions import AioTaskError, BrokerError, ImproperlyConfigured, PublishError
-from aiotask.message import Envelope
-from aiotask.protocols import Broker, MessageCodec, ResultBackend
+from aiotask.message import Envelope, TaskMessage
+from aiotask.middleware import Next, check, fold, hooks
+from aiotask.options import checked_text
+from aiotask.protocols import Broker, MessageCodec, Outgoing, ResultBackend
 from aiotask.registry import Registry
 from aiotask.schemes import check_url, implied_backend, make_pair
+from aiotask.sending import NamedTask, Sendable, message_envelope, outgoing_call
 from aiotask.settings import DEFAULT_BROKER_URL, Settings, load_settings
 from aiotask.tasks import FunctionTask
 from aiotask.tasks import Task as BaseTask
@@ -22,11 +27,13 @@ from aiotask.wire.native import NativeCodec
 from aiotask.worker.runtime import Runtime
 from aiotask.worker.worker import Worker
 
+_outgoing: ContextVar[Outgoing] = ContextVar("aiotask.outgoing")
+
 P = ParamSpec("P")
 C = TypeVar("C")
 T = TypeVar("T", bound=BaseTask)
 
-_NOT_YET = frozenset({"send_task", "signature", "beat", "control", "periodic_task", "add_periodic_task"})
+_NOT_YET = frozenset({"signature", "beat", "control", "periodic_task", "add_periodic_task"})
 
 
 class AioTask:
@@ -43,6 +50,7 @@ class AioTask:
         broker: str | None = None,
         backend: str | None = None,
         imports: Sequence[str] | None = None,
+        middleware: Sequence[Any] = (),
         **settings: Any,
     ) -> None:
         """Read the settings; nothing is connected yet.
@@ -52,13 +60,12 @@ class AioTask:
             broker: URL; else what the settings' other sources say, else `sqlite:///aiotask.db`.
             backend: URL; else what the other sources say, else what the broker implies.
             imports: Modules that define tasks, imported by a worker before it starts.
+            middleware: Objects with any of `lifespan`, `publish`, `execute` (`aiotask.middleware`); outermost first.
             **settings: Any setting by its name.
 
         Raises:
             ImproperlyConfigured: A setting is unknown, of the wrong type, or not available in this version.
         """
-        if "middleware" in settings:
-            raise ImproperlyConfigured("AioTask(middleware=...) is not available in this version yet.")
         named = {"broker_url": broker, "result_backend": backend, "imports": imports}
         self.main = main
         self.conf: Settings = load_settings(
@@ -70,6 +77,10 @@ class AioTask:
                 check_url(setting, url)
         self.codec: MessageCodec = NativeCodec()
         self.origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self.middleware = check(middleware)
+        publish_hooks = hooks(self.middleware, "publish")
+        self._publish_chain = fold(publish_hooks, self._publish_message) if publish_hooks else None
+        self._lifespans = AsyncExitStack()
         self._registry = Registry()
         self._base: type[BaseTask] | None = None
         self._pair: tuple[Broker, ResultBackend] | None = None
@@ -158,6 +169,18 @@ class AioTask:
             return self._register(task, name, options)
 
         return make if function is None else make(function)
+
+    async def send_task(
+        self, name: str, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Send a task by its name; its code need not be here. Options and errors are those of `Task.apply_async`.
+
+        The arguments are checked when the task is registered here, else only where they arrive.
+        """
+        task: Sendable = self._registry.get(name) or NamedTask(self, checked_text("name", name))
+        call = outgoing_call(task, () if args is None else args, {} if kwargs is None else kwargs, options)
+        await self.send((call,))
+        return AsyncResult(call.message.id, app=self, name=name)
 
     @property
     def Task(self) -> type[BaseTask]:  # noqa: N802 - a class, under the field's name
@@ -281,16 +304,33 @@ class AioTask:
         self._users = 0
         await self._close_adapters()
 
-    async def send(self, envelopes: Sequence[Envelope]) -> None:
+    async def send(self, calls: Sequence[Outgoing]) -> None:
         """Publish; return when every one is durable. Connects at the first use.
 
         Raises:
+            EncodeError: A header can't be serialised, or a message is too large; nothing is sent.
             BrokerError: The broker did not confirm; a `PublishError` names what was not sent.
         """
+        if self._publish_chain is None:
+            await self._send(calls)
+        else:
+            await asyncio.gather(*(self._send_through(self._publish_chain, call) for call in calls))
+
+    async def _send(self, calls: Sequence[Outgoing]) -> None:
+        envelopes = [message_envelope(self, *call) for call in calls]
         if self._coalescer is None or self._loop is not asyncio.get_running_loop():
             await self.connect()
         assert self._coalescer is not None  # noqa: S101 - connect has made it
         await self._coalescer.add(envelopes)
+
+    async def _send_through(self, chain: Next[TaskMessage], call: Outgoing) -> None:
+        """Send one message through the middleware, which sees the message; where it goes waits in a variable."""
+        _outgoing.set(call)
+        await chain(call.message)
+
+    async def _publish_message(self, message: TaskMessage) -> None:
+        _, queue, when = _outgoing.get()
+        await self._send((Outgoing(message, queue, when),))
 
     async def _publish(self, batch: list[Envelope]) -> list[Exception | None] | None:
         limit = self.conf.broker_publish_timeout
@@ -322,17 +362,22 @@ class AioTask:
         try:
             await broker.open()
             await backend.open()
+            for lifespan in hooks(self.middleware, "lifespan"):
+                await self._lifespans.enter_async_context(lifespan(self))
         except BaseException:
-            await broker.close()
             self._loop = None
+            await self._close_adapters()
             raise
         self._coalescer = Coalescer(self._publish)
 
     async def _close_adapters(self) -> None:
-        if self._pair is not None:
-            broker, backend = self._pair
-            await backend.close()
-            await broker.close()
+        try:
+            await self._lifespans.aclose()
+        finally:
+            if self._pair is not None:
+                broker, backend = self._pair
+                await backend.close()
+                await broker.close()
 
     def _made_of_class(self, kind: type) -> BaseTask:
         if not issubclass(kind, BaseTask):

@@ -82,7 +82,8 @@ class _Slot:
         self.exact = next((kind for kind in _EXACT if kind is annotation), None)
         origin = annotation if isinstance(annotation, type) and typing.get_origin(annotation) is None else None
         # An instance of an annotated class is trusted at the caller; containers are looked into.
-        self.origin = None if origin in (dict, list, tuple, set, frozenset) or origin is None else origin
+        looked_into = origin in (dict, list, tuple, set, frozenset) or typing.is_typeddict(annotation)
+        self.origin = None if looked_into else origin
 
     def check(self, value: Any) -> None:
         """Raise ValidationError when `value` can't be meant for this parameter."""

@@ -55,6 +55,9 @@ class Coalescer(Generic[T]):
             while self._waiting:
                 await self._flush_one(self._take())
         finally:
+            waiting, self._waiting = self._waiting, []
+            for _, future in waiting:
+                future.cancel()  # the flush before was cancelled, and there is none for these any more
             self._scheduled = False
             self._task = None
 

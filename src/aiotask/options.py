@@ -34,6 +34,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_limit(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def _is_retry_kwargs(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not set(value) <= {"max_retries", "countdown"}:
+        return False
+    countdown = value.get("countdown")
+    return _is_limit(value.get("max_retries")) and (countdown is None or (_is_number(countdown) and countdown >= 0))
+
+
 def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
     classes = tuple(value) if isinstance(value, (tuple, list, set, frozenset)) else (value,)
     if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
@@ -56,20 +67,14 @@ TASK_OPTIONS: Final[Mapping[str, Option]] = {
     "typing": Option(True, _flag),
     "max_retries": Option(
         3,
-        _expect(
-            "a whole number, 0 or more, or None for no limit",
-            lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0),
-        ),
+        _expect("a whole number, 0 or more, or None for no limit", _is_limit),
     ),
     "default_retry_delay": Option(180, _seconds),
     "autoretry_for": Option((), _exceptions),
     "dont_autoretry_for": Option((), _exceptions),
     "retry_kwargs": Option(
         {},
-        _expect(
-            "a mapping with max_retries or countdown",
-            lambda value: isinstance(value, Mapping) and set(value) <= {"max_retries", "countdown"},
-        ),
+        _expect("a mapping with max_retries or countdown (seconds)", _is_retry_kwargs),
     ),
     "retry_backoff": Option(
         False,

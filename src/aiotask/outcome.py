@@ -52,6 +52,16 @@ class HandedBack(msgspec.Struct):
 Outcome = Succeeded | Failed | Retried | Ignored | Rejected | Expired | HandedBack
 
 
+class ExceptionInfo(msgspec.Struct, frozen=True):
+    """What a handler learns of an exception: the object, and its traceback as text, which is its `str` too."""
+
+    exception: BaseException
+    traceback: str
+
+    def __str__(self) -> str:
+        return self.traceback
+
+
 class ExceptionRecord(msgspec.Struct):
     """An exception as plain values, the way Celery lays it out."""
 

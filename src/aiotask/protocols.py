@@ -19,6 +19,7 @@ from aiotask.message import (
     TaskMessage,
     Verdict,
 )
+from aiotask.options import Timing
 from aiotask.outcome import TaskMeta
 from aiotask.settings import Settings
 
@@ -262,6 +263,14 @@ class Serializer(Protocol):
         """
 
 
+class Outgoing(NamedTuple):
+    """A message on its way to the broker."""
+
+    message: TaskMessage
+    queue: str
+    when: Timing
+
+
 class Application(Protocol):
     """The app, as tasks and results see it."""
 
@@ -282,5 +291,5 @@ class Application(Protocol):
     async def connect(self) -> None:
         """Open what is not open yet on the running loop."""
 
-    async def send(self, envelopes: Sequence[Envelope]) -> None:
+    async def send(self, calls: Sequence[Outgoing]) -> None:
         """Publish; return when every one is durable. Connects at the first use."""

@@ -46,17 +46,14 @@ class Registry(Mapping[str, Task]):
         self._tasks[task.name] = task
 
 
-def _function(task: Task) -> object:
-    return getattr(task, "__wrapped__", None) or type(task).run
-
-
 def _identity(task: Task) -> tuple[object, ...]:
     """What stays the same when a module is imported again: where the code stands, not the objects made of it."""
-    function = _function(task)
-    code = getattr(function, "__code__", None)
+    function = getattr(task, "__wrapped__", None)
+    named: object = type(task) if function is None else function  # several classes may share one inherited body
+    code = getattr(function or type(task).run, "__code__", None)
     return (
-        getattr(function, "__module__", None),
-        getattr(function, "__qualname__", None),
+        getattr(named, "__module__", None),
+        getattr(named, "__qualname__", None),
         getattr(code, "co_filename", None),
         getattr(code, "co_firstlineno", None),
     )

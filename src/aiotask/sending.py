@@ -16,7 +16,7 @@ from aiotask.options import (
     refuse_call_options,
     timing,
 )
-from aiotask.protocols import Application
+from aiotask.protocols import Application, Outgoing
 from aiotask.request import find_current
 from aiotask.wire.serialization import JSON
 
@@ -24,24 +24,36 @@ from aiotask.wire.serialization import JSON
 class Sendable(Protocol):
     """A task, as far as sending it goes."""
 
-    app: Application
+    app: Any  # an Application; invariance of attributes would refuse every class that says more of it
     name: str
     arguments: Arguments
     typing: bool
-    queue: str | None
-    priority: int | None
-    expires: float | None
+    queue: Any
+    priority: Any
+    expires: Any
 
 
-def call_envelope(
+class NamedTask:
+    """A task of which no more is known here than its name."""
+
+    typing = False
+    queue = priority = expires = None
+
+    def __init__(self, app: Application, name: str) -> None:
+        self.app = app
+        self.name = name
+        self.arguments = Arguments(name, lambda *args, **kwargs: (args, kwargs), skip_first=False)
+
+
+def outgoing_call(
     task: Sendable, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-) -> Envelope:
-    """Return a call of `task` as what the broker carries.
+) -> Outgoing:
+    """Return a call of `task`, ready to be published.
 
     Raises:
         TypeError, ValueError: An option is unknown, of the wrong type, or out of its range.
         ArgumentError: The arguments don't fit.
-        EncodeError: An argument or a header can't be serialised, or the whole is too large.
+        EncodeError: An argument can't be serialised.
     """
     if isinstance(args, (str, bytes)) or not isinstance(args, Sequence):
         raise TypeError(f"{task.name}: args is {args!r:.80}; it takes a tuple or list, one item per argument.")
@@ -63,7 +75,7 @@ def call_envelope(
         queue, when = _apply(message, queue, when, task.name, **options)
     if when is not AT_ONCE:
         message.eta, message.expires = when.eta, when.expiry
-    return message_envelope(app, message, queue, when)
+    return Outgoing(message, queue, when)
 
 
 def message_envelope(app: Application, message: TaskMessage, queue: str, when: Timing) -> Envelope:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, P
 from aiotask.arguments import Arguments
 from aiotask.async_result import AsyncResult
 from aiotask.exceptions import ImproperlyConfigured, MaxRetriesExceeded, Retry
+from aiotask.middleware import Next
 from aiotask.options import FOLLOWS_SETTING, TASK_OPTIONS, aware_moment, check_task_option, timing
+from aiotask.outcome import ExceptionInfo
 from aiotask.protocols import Application
 from aiotask.request import Request, current_request, find_current, reset_current, set_current
 from aiotask.retry import Classes, RetryPolicy, exhausted
-from aiotask.sending import call_envelope
+from aiotask.sending import outgoing_call
 from aiotask.wire.serialization import JSON
 
 P = ParamSpec("P")
@@ -234,10 +236,10 @@ class Task:
         """
         if "task_id" in options:
             raise TypeError(f"{self.name}: send_many takes no task_id, since each task has its own.")
-        envelopes = [call_envelope(self, args, {}, options) for args in calls]
-        if envelopes:
-            await self.app.send(envelopes)
-        return [AsyncResult(envelope.id, app=self.app, name=self.name) for envelope in envelopes]
+        outgoing = [outgoing_call(self, args, {}, options) for args in calls]
+        if outgoing:
+            await self.app.send(outgoing)
+        return [AsyncResult(call.message.id, app=self.app, name=self.name) for call in outgoing]
 
     def retry(
         self,
@@ -308,9 +310,9 @@ class Task:
     async def _send_one(
         self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
-        envelope = call_envelope(self, () if args is None else args, {} if kwargs is None else kwargs, options)
-        await self.app.send((envelope,))
-        return AsyncResult(envelope.id, app=self.app, name=self.name)
+        call = outgoing_call(self, () if args is None else args, {} if kwargs is None else kwargs, options)
+        await self.app.send((call,))
+        return AsyncResult(call.message.id, app=self.app, name=self.name)
 
     def _other_arguments(
         self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
@@ -323,20 +325,47 @@ class Task:
             self.arguments.check(*chosen)
         return chosen
 
+    # Handlers: each plain or async, run in the worker in the execution's context; an error in one is logged and changes
+    # nothing else. A task that overrides none of them pays for none.
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> Any:
+        """Run before the body."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> Any:
+        """Run when the body has returned."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: ExceptionInfo) -> Any:
+        """Run when the task has failed for good."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: ExceptionInfo) -> Any:
+        """Run when the task is going to be retried."""
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: ExceptionInfo | None
+    ) -> Any:
+        """Run after success or failure; `retval` is the value or the exception, `einfo` None on success."""
+
+    async def execute(self, request: Request, call_next: Next[Request]) -> Any:
+        """Stand around the whole execution in the worker; return what `await call_next(request)` returns, or raise."""
+        return await call_next(request)
+
     def __call__(self: _Runs[P, C_co], *args: P.args, **kwargs: P.kwargs) -> C_co:
         """Call the body, here and now; `request.called_directly` is true inside."""
         current = find_current()
         if current is None or current.task_object is not self:
             return self.run(*args, **kwargs)
         # Called from its own execution, whose request is not this call's.
-        if inspect.iscoroutinefunction(self.run):
-            awaited: Any = _awaited_outside(self.run, args, kwargs)
-            return awaited  # type: ignore[no-any-return]
-        token = set_current(None)
-        try:
-            return self.run(*args, **kwargs)
-        finally:
-            reset_current(token)
+        run: Any = self.run
+        outside: Any = _awaited_outside if inspect.iscoroutinefunction(run) else _called_outside
+        return outside(run, args, kwargs)  # type: ignore[no-any-return]
+
+
+def _called_outside(run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    token = set_current(None)
+    try:
+        return run(*args, **kwargs)
+    finally:
+        reset_current(token)
 
 
 async def _awaited_outside(run: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -65,8 +65,10 @@ class SqliteBackend:
         if not self._open:
             return
         self._open = False
-        for hub in list(self._hubs.values()):
+        for hub in self._hubs.values():
+            self.link.unobserve(hub)
             hub.end()
+        self._hubs.clear()
         await self.link.close()
 
     def encode(self, meta: TaskMeta, expires: float | None) -> Row:
@@ -122,9 +124,9 @@ class SqliteBackend:
         finally:
             watcher.stop()
             hub.remove(watcher, ids)
-            if hub.empty:
+            if hub.empty and self._hubs.get(loop) is hub:
                 self.link.unobserve(hub)
-                self._hubs.pop(loop, None)
+                del self._hubs[loop]
 
     async def forget(self, ids: Sequence[str]) -> int:
         """Remove what is stored of `ids`; return how many there were."""

@@ -32,7 +32,6 @@ from aiotask.outcome import (
 from aiotask.retry import autoretries, backoff_delay, exhausted
 from aiotask.sending import message_envelope
 from aiotask.states import FAILURE, RETRY, REVOKED, SUCCESS
-from aiotask.tasks import Task
 from aiotask.wire.errors import text_of, to_record
 from aiotask.wire.serialization import JSON
 from aiotask.worker.execution import Execution
@@ -49,7 +48,22 @@ class Decision(msgspec.Struct):
     outcome: Outcome
 
 
-def decide(execution: Execution, outcome: Outcome, now: datetime, uniform: Callable[[float, float], float]) -> Decision:
+def after_failure(execution: Execution, failed: Failed, uniform: Callable[[float, float], float]) -> Failed | Retried:
+    """Return what a body's failure amounts to under the task's retry policy: that failure, or an automatic retry."""
+    task, message, exc = execution.task, execution.message, failed.exc
+    unfit = (ArgumentError, EncodeError, MaxRetriesExceeded)  # another time would end in the same way
+    if task is None or message is None or isinstance(exc, unfit) or not autoretries(task.policy, exc):
+        return failed
+    policy = task.policy
+    if exhausted(policy.retry_kwargs.get("max_retries", policy.max_retries), message.retries):
+        return failed
+    delay = policy.retry_kwargs.get("countdown")
+    if delay is None:
+        delay = backoff_delay(policy, message.retries, uniform)
+    return Retried(Retry(f"Retry in {delay:.3g} s", exc, delay), failed.traceback)
+
+
+def decide(execution: Execution, outcome: Outcome, now: datetime) -> Decision:
     """Return what `outcome` of `execution` leads to.
 
     Raises:
@@ -60,7 +74,7 @@ def decide(execution: Execution, outcome: Outcome, now: datetime, uniform: Calla
         stored = None if _ignores_result(execution) else _meta(execution, SUCCESS, outcome.value, date_done=now)
         return Decision(Settlement(delivery), stored, outcome)
     if type(outcome) is Failed:
-        return _decide_failure(execution, outcome, now, uniform)
+        return _decide_failure(execution, outcome, now)
     if type(outcome) is Retried:
         return _decide_retry(execution, outcome)
     if type(outcome) is Rejected:
@@ -72,19 +86,13 @@ def decide(execution: Execution, outcome: Outcome, now: datetime, uniform: Calla
         if execution.acks_late or not execution.started_mono:
             return Decision(Settlement(delivery, "release"), None, outcome)
         lost = WorkerLost("The worker was stopped before it was done; acknowledged early, it is not started again.")
-        return _decide_failure(execution, Failed(lost, dead=True), now, uniform)
+        return _decide_failure(execution, Failed(lost, dead=True), now)
     assert type(outcome) is Ignored  # noqa: S101 - the last of the union
     return Decision(Settlement(delivery), None, outcome)
 
 
-def _decide_failure(
-    execution: Execution, failed: Failed, now: datetime, uniform: Callable[[float, float], float]
-) -> Decision:
+def _decide_failure(execution: Execution, failed: Failed, now: datetime) -> Decision:
     task = execution.task
-    if task is not None and not failed.dead:
-        retried = _autoretry(execution, task, failed, uniform)
-        if retried is not None:
-            return _decide_retry(execution, retried)
     stored: TaskMeta | None = _meta(
         execution, FAILURE, to_record(failed.exc), traceback=failed.traceback, date_done=now
     )
@@ -97,21 +105,6 @@ def _decide_failure(
     if execution.acks_late and not task.acks_on_failure_or_timeout:
         return Decision(_dead(execution, failed.exc), stored, failed)
     return Decision(Settlement(execution.delivery), stored, failed)
-
-
-def _autoretry(
-    execution: Execution, task: Task, failed: Failed, uniform: Callable[[float, float], float]
-) -> Retried | None:
-    policy, exc, message = task.policy, failed.exc, execution.message
-    unfit = (ArgumentError, EncodeError, MaxRetriesExceeded)  # another time would end in the same way
-    if message is None or isinstance(exc, unfit) or not autoretries(policy, exc):
-        return None
-    if exhausted(policy.retry_kwargs.get("max_retries", policy.max_retries), message.retries):
-        return None
-    delay = policy.retry_kwargs.get("countdown")
-    if delay is None:
-        delay = backoff_delay(policy, message.retries, uniform)
-    return Retried(Retry(f"Retry in {delay:.3g} s", exc, delay), failed.traceback)
 
 
 def _decide_retry(execution: Execution, retried: Retried) -> Decision:

@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import logging
 import os
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,8 @@ from aiotask.request import Request, set_current
 from aiotask.states import STARTED
 from aiotask.tasks import Task
 from aiotask.wire.errors import format_traceback
+from aiotask.worker.chain import Chain
+from aiotask.worker.decisions import after_failure
 from aiotask.worker.execution import Execution
 from aiotask.worker.executors import ThreadPool, raised_by_body
 
@@ -30,6 +33,7 @@ class Runner:
         self,
         hostname: str,
         threads: ThreadPool,
+        execute_hooks: Sequence[Any],
         conclude: Callable[[Execution, Outcome], None],
         update: Callable[[Execution, str, Any], None],
     ) -> None:
@@ -38,11 +42,14 @@ class Runner:
         Args:
             hostname: The node name, for requests.
             threads: Where plain functions run.
+            execute_hooks: The middleware's, the outermost first.
             conclude: Takes each outcome, once per execution.
             update: Takes a state that a body reports, on the loop.
         """
         self._hostname = hostname
         self._threads = threads
+        self._execute_hooks = execute_hooks
+        self._chains: dict[Task, Chain] = {}
         self._conclude = conclude
         self._update = update
         self._loop = asyncio.get_running_loop()
@@ -84,10 +91,15 @@ class Runner:
         if task.track_started:
             self._update(execution, STARTED, self._started_meta)
         outcome: Outcome
+        chain = self._chains.get(task) or self._make_chain(task)
         try:
             args, kwargs = task.arguments.arrive(execution.args, execution.kwargs)
             request.args, request.kwargs = args, kwargs
-            if task.is_async:
+            if chain.watched:
+                await chain.before(request)
+            if chain.call is not None:
+                value = await chain.call(request)
+            elif task.is_async:
                 value = await task.run(*args, **kwargs)
             else:
                 value = await self._run_plain(task, args, kwargs)
@@ -95,7 +107,26 @@ class Runner:
             outcome = Succeeded(value) if retry is None else Retried(retry, _retry_traceback(retry))
         except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
             outcome = self._outcome_of(execution, raised_by_body(exc))
+        if chain.watched:
+            outcome = await self._watch(chain, execution, outcome)
         self._end(execution, outcome)
+
+    def _make_chain(self, task: Task) -> Chain:
+        async def body(request: Request) -> Any:
+            if task.is_async:
+                return await task.run(*request.args, **request.kwargs)
+            return await self._run_plain(task, request.args, request.kwargs)
+
+        chain = self._chains[task] = Chain(task, self._execute_hooks, body, self._threads.call)
+        return chain
+
+    async def _watch(self, chain: Chain, execution: Execution, outcome: Outcome) -> Outcome:
+        """Run the handlers; a worker that stops does not wait for them."""
+        try:
+            await chain.after(execution.request or Request(), outcome)
+        except BaseException as exc:  # noqa: BLE001 - what a handler raises changes nothing; our own cancellation does
+            return HandedBack() if execution.handing_back and isinstance(exc, asyncio.CancelledError) else outcome
+        return outcome
 
     async def _run_plain(self, task: Task, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if task.offload == "loop":
@@ -114,7 +145,7 @@ class Runner:
             return Ignored()
         if isinstance(exc, Reject):
             return Rejected(exc)
-        return Failed(exc, _users_traceback(exc))
+        return after_failure(execution, Failed(exc, _users_traceback(exc)), random.uniform)
 
     def _end(self, execution: Execution, outcome: Outcome) -> None:
         if self.running.pop(execution, None) is not None:

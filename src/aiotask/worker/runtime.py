@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +13,10 @@ from aiotask.protocols import Application, Broker
 
 class WorkerApplication(Application, Protocol):
     """The app, as a worker sees it."""
+
+    @property
+    def middleware(self) -> Sequence[Any]:
+        """The app's middleware, the outermost first."""
 
     @property
     def broker(self) -> Broker:

@@ -107,12 +107,12 @@ class Settler:
     def _decide(self, execution: Execution, outcome: Outcome) -> tuple[Decision, Any]:
         now = datetime.now(UTC)
         try:
-            decision = decide(execution, outcome, now, random.uniform)
+            decision = decide(execution, outcome, now)
             return decision, self._encode(decision)
         except Exception as error:  # noqa: BLE001 - what bodies return and raise is encoded here; all of it has an outcome
             error.__suppress_context__ = True
             failed = Failed(error, format_traceback(error))
-            decision = decide(execution, failed, now, random.uniform)
+            decision = decide(execution, failed, now)
             return decision, self._encode(decision)
 
     def _encode(self, decision: Decision) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from aiotask.exceptions import AioTaskError
 from aiotask.message import Delivery
+from aiotask.middleware import hooks
 from aiotask.outcome import HandedBack, Outcome
 from aiotask.worker.admission import Admission
 from aiotask.worker.execution import Execution
@@ -131,7 +132,9 @@ class Worker:
         )
         threads = ThreadPool(runtime.threads)
         self._stack.callback(threads.close)
-        self._runner = Runner(self.hostname, threads, self._on_run, self._settler.update)
+        self._runner = Runner(
+            self.hostname, threads, hooks(app.middleware, "execute"), self._on_run, self._settler.update
+        )
         self._admission = Admission(
             app,
             subscription,

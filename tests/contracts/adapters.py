@@ -1,0 +1,83 @@
+"""Harnesses of the adapters that are held to the contracts, by name; each call is a storage of its own."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from aiotask.brokers.memory import MemoryBroker
+from aiotask.brokers.sqlite import SqliteBroker
+from aiotask.connections.memory import MemoryLink
+from aiotask.connections.sqlite import SqliteLink
+from aiotask.protocols import Broker, ResultBackend
+from aiotask.results.memory import MemoryBackend
+from aiotask.results.sqlite import SqliteBackend
+from aiotask.testing.harness import BackendHarness, FinishHarness
+
+MEMORY_PATIENCE_S = 0.5
+"""The same for the sound adapters as for the broken ones: that a double fails is never a lack of patience."""
+
+
+class SteppingClock:
+    """The time, and a way to go ahead of it."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
+def memory_broker_harness(
+    link_type: type[MemoryLink] = MemoryLink, broker_type: type[MemoryBroker] = MemoryBroker
+) -> FinishHarness:
+    clock = SteppingClock()
+    link = link_type(clock)
+    harness = FinishHarness(
+        connect_pair=lambda: (broker_type(link), MemoryBackend(link)),
+        now=clock,
+        patience=MEMORY_PATIENCE_S,
+        quiet=0.05,
+    )
+
+    async def sleep_over_lease() -> None:
+        clock.ahead_s += harness.lease + 0.01
+
+    harness.sleep_over_lease = sleep_over_lease
+    return harness
+
+
+def memory_backend_harness(
+    link_type: type[MemoryLink] = MemoryLink, backend_type: type[MemoryBackend] = MemoryBackend
+) -> BackendHarness:
+    link = link_type(time.time)
+    return BackendHarness(connect=lambda: backend_type(link), patience=MEMORY_PATIENCE_S, quiet=0.05)
+
+
+def sqlite_pair(path: Path) -> tuple[Broker, ResultBackend]:
+    link = SqliteLink(path)
+    return SqliteBroker(link), SqliteBackend(link)
+
+
+def sqlite_broker(folder: Path) -> FinishHarness:
+    return FinishHarness(
+        quiet=0.1,
+        connect_pair=lambda: sqlite_pair(folder / "aiotask.db"),
+        unreachable=lambda: sqlite_pair(folder / "missing" / "aiotask.db")[0],
+    )
+
+
+def sqlite_backend(folder: Path) -> BackendHarness:
+    return BackendHarness(
+        connect=lambda: sqlite_pair(folder / "aiotask.db")[1],
+        unreachable=lambda: sqlite_pair(folder / "missing" / "aiotask.db")[1],
+    )
+
+
+BROKERS: dict[str, Callable[[Path], FinishHarness]] = {
+    "memory": lambda _: memory_broker_harness(),
+    "sqlite": sqlite_broker,
+}
+BACKENDS: dict[str, Callable[[Path], BackendHarness]] = {
+    "memory": lambda _: memory_backend_harness(),
+    "sqlite": sqlite_backend,
+}

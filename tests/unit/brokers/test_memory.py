@@ -1,0 +1,80 @@
+"""What the contracts don't see of the memory broker."""
+
+import asyncio
+
+import pytest
+
+from aiotask.brokers.memory import MemoryBroker
+from aiotask.connections.memory import MemoryLink
+from aiotask.exceptions import BrokerConnectionError
+from aiotask.message import Envelope
+from aiotask.protocols import Broker, FusedFinish, LeaseKeeper, QueueAdmin, Subscription
+from aiotask.results.memory import MemoryBackend
+
+
+def envelope(id_: str = "a") -> Envelope:
+    return Envelope(id_, "q", b"", "text/plain")
+
+
+async def test_publish_says_so_when_the_broker_is_not_open() -> None:
+    broker = MemoryBroker(MemoryLink())
+    with pytest.raises(BrokerConnectionError, match="not open"):
+        await broker.publish([envelope()])
+    with pytest.raises(BrokerConnectionError, match="not open"):
+        await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
+
+
+async def test_broker_keeps_to_the_seams_when_types_are_asked() -> None:
+    broker = MemoryBroker(MemoryLink())
+    await broker.open()
+    subscription = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
+    seam: Broker = broker
+    taking: Subscription = subscription
+    keeper: LeaseKeeper = subscription.lease_keeper()
+    assert seam is broker
+    assert taking is subscription
+    assert keeper is not subscription.lease_keeper()
+    assert isinstance(broker, QueueAdmin)
+    assert isinstance(subscription, FusedFinish)
+
+
+async def test_fuses_is_false_when_the_backend_has_another_link() -> None:
+    broker = MemoryBroker(MemoryLink())
+    await broker.open()
+    subscription = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
+    assert subscription.fuses(MemoryBackend(broker.link))
+    assert not subscription.fuses(MemoryBackend(MemoryLink()))
+
+
+async def test_receive_returns_nothing_when_its_subscription_is_closed_meanwhile() -> None:
+    broker = MemoryBroker(MemoryLink())
+    await broker.open()
+    subscription = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
+    waiting = asyncio.create_task(subscription.receive(1, 60.0))
+    await asyncio.sleep(0)
+    await broker.close()
+    assert await waiting == []
+    assert await subscription.receive(1, 60.0) == []
+
+
+async def test_receive_follows_when_the_queues_are_changed_meanwhile() -> None:
+    broker = MemoryBroker(MemoryLink())
+    await broker.open()
+    subscription = await broker.subscribe(["other"], consumer="c", lease=20.0, max_losses=3)
+    await broker.publish([envelope("a")])
+    waiting = asyncio.create_task(subscription.receive(1, 60.0))
+    await asyncio.sleep(0)
+    await subscription.set_queues(["q"])
+    assert [delivery.id for delivery in await waiting] == ["a"]
+
+
+async def test_nobody_is_left_waiting_when_a_receive_is_cancelled() -> None:
+    broker = MemoryBroker(MemoryLink())
+    await broker.open()
+    subscription = await broker.subscribe(["q", "r"], consumer="c", lease=20.0, max_losses=3)
+    waiting = asyncio.create_task(subscription.receive(1, 60.0))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert not any(queue.waiters for queue in broker.link.messages.queues.values())
+    assert not subscription._waiters

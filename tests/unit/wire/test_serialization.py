@@ -1,0 +1,166 @@
+"""Values to bytes and back; what can't be carried is named by its path, what can't be read is a DecodeError."""
+
+import contextlib
+import dataclasses
+import enum
+from datetime import date
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+from unittest.mock import Mock
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiotask.exceptions import ContentDisallowed, DecodeError, EncodeError
+from aiotask.wire.serialization import JSON, serializer_for
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+class Model(pydantic.BaseModel):
+    day: date
+
+
+class Opaque:
+    pass
+
+
+class Hostile:
+    """Raises whatever it is asked for, as an unbound context-local proxy does."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("working outside of any context")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 0, -(2**63), 2**64, 2**70, 1.5, "größe", "", [], {}, [[1], {"a": None}], Decimal("0.1"), b"\xff"],
+)
+def test_value_comes_back(value: Any) -> None:
+    assert JSON.decode(JSON.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Point(1), {"x": 1}),
+        (Model(day=date(2026, 3, 1)), {"day": "2026-03-01"}),
+        ((1, (2, 3)), [1, [2, 3]]),
+        ({1}, [1]),
+        (enum.Enum("Colour", {"RED": "red"}).RED, "red"),
+        ({1: "a"}, {"1": "a"}),
+        ([Point(1), {"m": Model(day=date(2026, 3, 1))}], [{"x": 1}, {"m": {"day": "2026-03-01"}}]),
+    ],
+)
+def test_value_arrives_plain_when_only_annotations_could_tell_its_type(value: Any, plain: Any) -> None:
+    assert JSON.decode(JSON.encode(value)) == plain
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "why"),
+    [
+        (Opaque(), "$", "Opaque is not serialisable as JSON"),
+        ({"a": [1, Opaque()]}, "$.a[1]", "Opaque is not serialisable as JSON"),
+        (([Point(1)], {"k": Opaque()}), "$[1].k", "Opaque is not serialisable as JSON"),
+        ([lambda: None], "$[0]", "function is not serialisable as JSON"),
+        ([1, 1j], "$[1]", "complex is not serialisable as JSON"),
+        ({"a": "\ud800"}, "$.a", "surrogates not allowed"),
+        ([(n for n in range(3))], "$[0]", "generator is not serialisable as JSON"),
+        ([ValueError("x")], "$[0]", "ValueError is not serialisable as JSON"),
+        ({"a": Hostile()}, "$.a", "working outside of any context"),
+        ([Mock()], "$[0]", "recursion"),
+        ([MappingProxyType({})], "$[0]", "mappingproxy is not serialisable as JSON"),
+        ({(1, 2): 3}, "$", "tuple is not serialisable as JSON"),
+    ],
+)
+def test_value_is_named_by_its_path_when_it_can_not_be_carried(value: Any, path: str, why: str) -> None:
+    with pytest.raises(EncodeError) as raised:
+        JSON.encode(value)
+    assert str(raised.value).startswith(f"Can't serialise {path} as JSON: ")
+    assert why in str(raised.value)
+
+
+def test_value_is_refused_when_it_holds_itself_or_is_nested_without_end() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (loop, deep):
+        with pytest.raises(EncodeError):
+            JSON.encode(value)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [((), {}), ((1, "a", None, True), {}), ((1.5, float("inf")), {}), ((Decimal(1),), {"d": date(2026, 3, 1)})],
+)
+def test_call_is_a_pair_of_arguments_whichever_way_it_is_encoded(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    assert JSON.decode(JSON.encode_call(args, kwargs)) == [list(args), kwargs]
+
+
+def test_call_names_the_argument_s_path_when_a_plain_text_is_no_text() -> None:
+    with pytest.raises(EncodeError, match=r"\$\[0\]\[1\].*surrogates"):
+        JSON.encode_call(("a", "\ud800"), {})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[1] 2",
+        b"\xff\xfe",
+        b'"\\ud800',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'[{"__type__":"datetime","__value__":"noon"}]',
+        b'{"__type__":"uuid","__value__":{"hex":5}}',
+        b'{"__type__":"uuid","__value__":null}',
+        b'{"__type__":"bytes","__value__":5}',
+        b'{"__type__":"base64","__value__":"\xc3\xa9"}',
+        b'{"__type__":"decimal","__value__":"one"}',
+        b'{"__type__":"float","__value__":[]}',
+    ],
+)
+def test_bytes_are_refused_when_they_are_not_readable(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        JSON.decode(data)
+
+
+@given(st.binary())
+def test_bytes_raise_nothing_but_decode_error_whatever_they_are(data: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        JSON.decode(data)
+
+
+def test_serializer_is_found_by_content_type_when_it_is_accepted() -> None:
+    assert serializer_for("application/json", ("json",)) is JSON
+
+
+@pytest.mark.parametrize(
+    ("content_type", "accept"),
+    [("application/x-python-serialize", ("json",)), ("application/json", ()), ("", ("json",)), ("json", ("json",))],
+)
+def test_serializer_is_refused_when_the_content_is_not_accepted(content_type: str, accept: tuple[str, ...]) -> None:
+    with pytest.raises(ContentDisallowed) as raised:
+        serializer_for(content_type, accept)
+    assert str(raised.value) == (
+        f"Content of type {content_type!r} is refused: accept_content allows {', '.join(accept)}."
+    )
+
+
+def test_struct_that_nests_what_json_lacks_is_carried_by_its_annotations() -> None:
+    class Reading(msgspec.Struct):
+        at: date
+        raw: bytes
+
+    sent = Reading(date(2026, 3, 1), b"\xff")
+    assert msgspec.convert(JSON.decode(JSON.encode(sent)), Reading) == sent
