@@ -6,6 +6,7 @@ Times are epoch seconds, durations seconds, both float.
 """
 
 import os
+import time
 from enum import Enum
 from typing import Any, Final, Literal
 
@@ -17,8 +18,12 @@ PRIORITIES: Final = range(10)
 
 
 def new_id() -> str:
-    """Return a fresh task id: 32 hexadecimal digits of randomness (a third of the cost of `uuid4`)."""
-    return os.urandom(16).hex()
+    """Return a fresh task id: 32 hexadecimal digits, 12 of the time in milliseconds and 20 of randomness.
+
+    Ids of one time stand side by side in a store's index: with 200,000 results in SQLite that is worth a third of the
+    whole drain (RFC 9562 has version 7 for the same reason).
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 class TaskMessage(msgspec.Struct, array_like=True, omit_defaults=True):

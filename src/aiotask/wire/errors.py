@@ -5,7 +5,7 @@ import sys
 import traceback
 from typing import Any
 
-from aiotask.exceptions import EncodeError, RemoteError
+from aiotask.exceptions import RemoteError
 from aiotask.outcome import ExceptionRecord
 from aiotask.wire.serialization import JSON
 
