@@ -92,6 +92,12 @@ _HOMES = dict.fromkeys(_ERRORS, "aiotask.exceptions") | {
     "Worker": "aiotask.worker.worker",
 }
 
+_NOT_YET = (
+    *("AbortableTask", "EagerResult", "ErrorMail", "GroupResult", "Signature", "chain", "chord", "chunks", "crontab"),
+    *("get_task_logger", "group", "redirect_stdouts", "register_compression", "register_serializer", "signature"),
+    *("subtask", "xmap", "xstarmap"),
+)
+
 __version__ = "0.1.0"
 __all__ = ["exceptions", "states", *_HOMES]  # noqa: PLE0604 - the names are texts; the table is the one list of them
 
@@ -102,6 +108,8 @@ def __getattr__(name: str) -> Any:
     if name in ("exceptions", "states"):
         return importlib.import_module(f"aiotask.{name}")
     home = _HOMES.get(name)
+    if home is None and name in _NOT_YET:
+        raise AttributeError(f"aiotask.{name} is not available in this version yet.")
     if home is None:
         raise AttributeError(f"module 'aiotask' has no attribute {name!r}")
     value = getattr(importlib.import_module(home), name)

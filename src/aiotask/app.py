@@ -1,22 +1,24 @@
 """The composition root: settings, registry, broker and backend; makes tasks, results and workers."""
 
 import asyncio
+import copy
 import importlib
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from aiotask.async_result import AsyncResult
+from aiotask.async_result import AsyncResult, EagerResult
+from aiotask.blocking import BackgroundLoop, refuse_on_a_loop, run_on
 from aiotask.coalesce import Coalescer
 from aiotask.exceptions import AioTaskError, BrokerError, ImproperlyConfigured, PublishError
 from aiotask.message import Envelope, TaskMessage
 from aiotask.middleware import Next, check, fold, hooks
 from aiotask.options import checked_text
-from aiotask.protocols import Broker, MessageCodec, Outgoing, ResultBackend
+from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, ResultBackend
 from aiotask.registry import Registry
 from aiotask.schemes import check_url, implied_backend, make_pair
 from aiotask.sending import NamedTask, Sendable, message_envelope, outgoing_call
@@ -24,13 +26,17 @@ from aiotask.settings import DEFAULT_BROKER_URL, Settings, load_settings
 from aiotask.tasks import FunctionTask
 from aiotask.tasks import Task as BaseTask
 from aiotask.wire.native import NativeCodec
+from aiotask.worker.eager import EagerRunner
 from aiotask.worker.runtime import Runtime
 from aiotask.worker.worker import Worker
 
 _outgoing: ContextVar[Outgoing] = ContextVar("aiotask.outgoing")
 
+_background = BackgroundLoop()
+
 P = ParamSpec("P")
 C = TypeVar("C")
+R = TypeVar("R")
 T = TypeVar("T", bound=BaseTask)
 
 _NOT_YET = frozenset({"signature", "beat", "control", "periodic_task", "add_periodic_task"})
@@ -88,6 +94,8 @@ class AioTask:
         self._opening: asyncio.Lock | None = None
         self._coalescer: Coalescer[Envelope] | None = None
         self._users = 0
+        self._eager: tuple[asyncio.AbstractEventLoop, EagerRunner] | None = None
+        self._twin: AioTask | None = None
 
     def __repr__(self) -> str:
         return f"<AioTask: {self.main or '__main__'}>"
@@ -163,6 +171,10 @@ class AioTask:
         def make(function: Any) -> Any:
             if isinstance(function, type):
                 return self._register(self._made_of_class(function), name, options)
+            if base is not None and not (isinstance(base, type) and issubclass(base, BaseTask)):
+                raise ImproperlyConfigured(f"base is {base!r:.80}; it takes a subclass of aiotask.Task.")
+            if not isinstance(bind, bool):
+                raise ImproperlyConfigured(f"bind is {bind!r:.80}; it takes True or False.")
             kind = type("FunctionTask", (FunctionTask, *([base] if base else [])), {"abstract": True})
             task: FunctionTask[Any, Any] = kind()
             task.wrap(function, bind=bind)
@@ -232,18 +244,36 @@ class AioTask:
             shutdown_timeout: Seconds that running tasks get to finish; `worker_shutdown_timeout`.
             max_tasks: Stop after so many executions; `worker_max_tasks`.
             burst: True stops as soon as nothing is due and nothing runs.
+
+        Raises:
+            ImproperlyConfigured: A value doesn't fit.
         """
-        conf = self.conf
+        given = {
+            "worker_concurrency": concurrency,
+            "worker_name": name,
+            "worker_threads": threads,
+            "worker_shutdown_timeout": shutdown_timeout,
+            "worker_max_tasks": max_tasks,
+        }
+        given = {setting: value for setting, value in given.items() if value is not None}
+        checked = Settings(**given)
+        conf: dict[str, Any] = {
+            setting: getattr(checked if setting in given else self.conf, setting)
+            for setting in Settings.catalogue()
+            if setting.startswith("worker_")
+        }
+        if isinstance(queues, str) or not all(isinstance(queue, str) and queue for queue in queues or ()):
+            raise ImproperlyConfigured(f"queues is {queues!r:.80}; it takes a list of names, such as ['mail'].")
         return Worker(
             Runtime(
                 app=self,
                 lifespan=self,
-                concurrency=_given(concurrency, conf.worker_concurrency),
-                queues=tuple(queues or (conf.task_default_queue,)),
-                name=name or conf.worker_name or "aiotask",
-                threads=_given(threads, conf.worker_threads) or _given(concurrency, conf.worker_concurrency),
-                shutdown_timeout=_given(shutdown_timeout, conf.worker_shutdown_timeout),
-                max_tasks=_given(max_tasks, conf.worker_max_tasks),
+                concurrency=conf["worker_concurrency"],
+                queues=tuple(queues or (self.conf.task_default_queue,)),
+                name=conf["worker_name"] or "aiotask",
+                threads=conf["worker_threads"] or conf["worker_concurrency"],
+                shutdown_timeout=conf["worker_shutdown_timeout"],
+                max_tasks=conf["worker_max_tasks"],
                 burst=burst,
             )
         )
@@ -267,7 +297,7 @@ class AioTask:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._users -= 1
+        self._users = max(0, self._users - 1)  # it is 0 already when the app was closed inside
         if self._users == 0:
             await self.close()
 
@@ -279,6 +309,7 @@ class AioTask:
             AioTaskError: The app is open on another loop.
         """
         running = asyncio.get_running_loop()
+        stale = False
         if self._loop is not running:
             if self._loop is not None and not self._loop.is_closed():
                 raise AioTaskError(
@@ -289,10 +320,11 @@ class AioTask:
             self._loop, self._opening, self._coalescer = running, asyncio.Lock(), None
             if stale:
                 self._users = 0
-                await self._close_adapters()
         if self._coalescer is None:
             assert self._opening is not None  # noqa: S101 - set together with the loop
             async with self._opening:
+                if stale:
+                    await self._close_adapters()  # what the loop that is gone has left open
                 if self._coalescer is None:
                     await self._open_adapters()
 
@@ -303,6 +335,47 @@ class AioTask:
         self._coalescer = self._loop = None
         self._users = 0
         await self._close_adapters()
+
+    async def run_here(self, task: BaseTask, call: Outgoing) -> EagerResult[Any]:
+        """Run a call in this process, on the running loop; return its result."""
+        loop = asyncio.get_running_loop()
+        if self._eager is None or self._eager[0] is not loop:
+            if self._eager is not None:
+                self._eager[1].close()
+            threads = self.conf.worker_threads or self.conf.worker_concurrency
+            self._eager = loop, EagerRunner(self, threads, hooks(self.middleware, "execute"))
+        return await self._eager[1].run(task, call)
+
+    def run_sync(self, what: str, make: Callable[[Application], Coroutine[Any, Any, R]]) -> R:
+        """Run a coroutine for code without a loop, and block until it is done.
+
+        It runs on the loop that the app is open on, when that runs in another thread; otherwise on one background loop,
+        with connections of its own.
+
+        Args:
+            what: The caller, for errors.
+            make: Makes the coroutine, from the app that it is to use.
+
+        Raises:
+            AioTaskError: The calling thread runs an event loop.
+        """
+        refuse_on_a_loop(what)
+        loop = self._loop
+        if loop is not None and loop.is_running():
+            return run_on(loop, lambda: make(self))
+        if self._twin is None:
+            self._twin = self._make_twin()
+        twin = self._twin
+        return run_on(_background.get(), lambda: make(twin))
+
+    def _make_twin(self) -> "AioTask":
+        """Return this app with connections of its own; what lives in memory is shared."""
+        twin = copy.copy(self)
+        twin._pair = None if not self.broker_url.startswith("memory:") else self._adapters()
+        twin._loop = twin._coalescer = twin._opening = twin._eager = twin._twin = None
+        twin._users = 0
+        twin._lifespans = AsyncExitStack()
+        return twin
 
     async def send(self, calls: Sequence[Outgoing]) -> None:
         """Publish; return when every one is durable. Connects at the first use.
@@ -392,9 +465,10 @@ class AioTask:
             function = getattr(kind, "run", None)
             if function is None:
                 raise ImproperlyConfigured(f"{kind.__qualname__} has no run(); define it, or say abstract = True.")
-            name = name or getattr(kind, "name", None) or self._name_of(kind)
+            name = (getattr(kind, "name", None) or self._name_of(kind)) if name is None else name
             kind.name = name
-        task.attach(self, name or getattr(kind, "name", None) or self._name_of(function), options, function)
+        name = (getattr(kind, "name", None) or self._name_of(function)) if name is None else name
+        task.attach(self, name, options, function)
         self._registry.add(task)
         return task
 
@@ -402,8 +476,7 @@ class AioTask:
         module = function.__module__
         if module == "__main__" and self.main:
             module = self.main
-        return f"{module}.{function.__qualname__.rpartition('<locals>.')[2]}"
-
-
-def _given(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
+        qualname = getattr(function, "__qualname__", None)
+        if qualname is None:
+            raise ImproperlyConfigured(f"{function!r:.80} has no name of its own; give it one by name=.")
+        return f"{module}.{qualname.rpartition('<locals>.')[2]}"

@@ -253,13 +253,13 @@ class Arguments:
         try:
             slot.check(value)
         except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
-            raise self._misfit(path, error) from error
+            raise self._misfit(path, error) from None  # whose text is in it; the rest is how we look
 
     def _convert_one(self, slot: _Slot, value: Any, path: str) -> Any:
         try:
             return slot.convert(value)
         except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
-            raise self._misfit(path, error) from error
+            raise self._misfit(path, error) from None  # whose text is in it; the rest is how we look
 
     def _misfit(self, path: str, error: Exception) -> ArgumentError:
         # msgspec ends its messages with "- at `$.items[0]`"; the path starts at the argument's own name.

@@ -1,7 +1,7 @@
 """What a caller holds of a task that it has sent: its state and its result, awaited by push."""
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -9,12 +9,14 @@ import msgspec
 from aiotask.exceptions import TaskRevokedError
 from aiotask.outcome import TaskMeta
 from aiotask.protocols import Application
-from aiotask.states import ABORTED, EXCEPTION_STATES, FAILURE, PENDING, PROPAGATE_STATES, SUCCESS
+from aiotask.request import find_current, waiting
+from aiotask.states import ABORTED, EXCEPTION_STATES, FAILURE, PENDING, PROPAGATE_STATES, REVOKED, SUCCESS
 from aiotask.wire.errors import from_record
 
 R = TypeVar("R")
+T = TypeVar("T")
 
-_NOT_YET = frozenset({"children", "revoke", "abort", "sync", "graph"})
+_NOT_YET = frozenset({"children", "revoke", "abort", "graph"})
 
 
 class AsyncResult(Generic[R]):
@@ -42,6 +44,20 @@ class AsyncResult(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<AsyncResult: {self.id}>"
+
+    @property
+    def app(self) -> Application:
+        """Where its result is."""
+        return self._app
+
+    @property
+    def sync(self) -> "SyncResult[R]":
+        """The same for code without an event loop: `result.sync.get()` blocks."""
+        return SyncResult(self)
+
+    def on(self, app: Application) -> "AsyncResult[R]":
+        """Return the result as `app`, which has the same results, sees it; itself when that is its own."""
+        return self if app is self._app or self._final is not None else AsyncResult(self.id, app=app, name=self.name)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AsyncResult) and other.id == self.id
@@ -72,7 +88,7 @@ class AsyncResult(Generic[R]):
         """
         meta = self._final or await self._wait(timeout)
         if meta.state in PROPAGATE_STATES:
-            exc = _exception_of(meta)
+            exc = self._exception_of(meta)
             if propagate:
                 raise exc
             return exc  # type: ignore[return-value]
@@ -141,19 +157,23 @@ class AsyncResult(Generic[R]):
     async def _wait(self, timeout: float | None) -> TaskMeta:
         await self._app.connect()
         try:
-            async with asyncio.timeout(timeout):
-                async with self._app.backend.watch([self.id]) as metas:
-                    async for meta in metas:
-                        if meta.ready:
-                            self._final = meta
-                            return meta
+            with waiting(find_current()):
+                async with asyncio.timeout(timeout):
+                    return await self._watch_to_the_end()
         except TimeoutError:
             raise TimeoutError(f"No result of task {self.id} within {timeout} s.") from None
+
+    async def _watch_to_the_end(self) -> TaskMeta:
+        async with self._app.backend.watch([self.id]) as metas:
+            async for meta in metas:
+                if meta.ready:
+                    self._final = meta
+                    return meta
         raise RuntimeError(f"The watch of {self.id} ended without a final state.")  # a backend broke its contract
 
     def _shown(self, meta: TaskMeta) -> TaskMeta:
-        failed = meta.state in EXCEPTION_STATES
-        return msgspec.structs.replace(meta, result=_exception_of(meta) if failed else self._value_of(meta))
+        failed = meta.state in EXCEPTION_STATES and (meta.ready or meta.result is not None)  # a retry may give no reason
+        return msgspec.structs.replace(meta, result=self._exception_of(meta) if failed else self._value_of(meta))
 
     def _value_of(self, meta: TaskMeta) -> Any:
         if meta.state not in (SUCCESS, ABORTED):
@@ -161,8 +181,81 @@ class AsyncResult(Generic[R]):
         task = self._app.tasks.get(meta.name or self.name or "")
         return meta.result if task is None else task.arguments.result(meta.result)
 
+    def _exception_of(self, meta: TaskMeta) -> Exception:
+        if meta.result is None and meta.state == REVOKED:
+            return TaskRevokedError(f"Task {meta.id} was revoked.")
+        return from_record(meta.result, meta.traceback)
 
-def _exception_of(meta: TaskMeta) -> Exception:
-    if meta.result is None:
-        return TaskRevokedError(f"Task {meta.id} was revoked.")
-    return from_record(meta.result, meta.traceback)
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that was run where it was called: it is there already, and nothing is stored."""
+
+    __slots__ = ()
+
+    def __init__(self, meta: TaskMeta, *, app: Application) -> None:
+        """Take what became of the execution; `meta.result` is the value or the exception itself."""
+        super().__init__(meta.id, app=app, name=meta.name)
+        self._final = meta
+
+    def __repr__(self) -> str:
+        return f"<EagerResult: {self.id}>"
+
+    async def forget(self) -> None:
+        """Nothing is stored, so there is nothing to remove."""
+
+    def _value_of(self, meta: TaskMeta) -> Any:
+        return meta.result
+
+    def _exception_of(self, meta: TaskMeta) -> Exception:
+        return meta.result  # type: ignore[no-any-return]
+
+
+class SyncResult(Generic[R]):
+    """An `AsyncResult` for code without an event loop: the same methods, blocking."""
+
+    __slots__ = ("_result",)
+
+    def __init__(self, result: AsyncResult[R]) -> None:
+        """Look at the same task as `result`."""
+        self._result = result
+
+    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """Wait for the final state and return the value; see `AsyncResult.get`."""
+        with waiting(find_current()):
+            return self._run(lambda result: result.get(timeout, propagate))
+
+    def meta(self) -> TaskMeta:
+        """See `AsyncResult.meta`."""
+        return self._run(lambda result: result.meta())
+
+    def state(self) -> str:
+        """See `AsyncResult.state`."""
+        return self._run(lambda result: result.state())
+
+    def info(self) -> Any:
+        """See `AsyncResult.info`."""
+        return self._run(lambda result: result.info())
+
+    def ready(self) -> bool:
+        """See `AsyncResult.ready`."""
+        return self._run(lambda result: result.ready())
+
+    def successful(self) -> bool:
+        """See `AsyncResult.successful`."""
+        return self._run(lambda result: result.successful())
+
+    def failed(self) -> bool:
+        """See `AsyncResult.failed`."""
+        return self._run(lambda result: result.failed())
+
+    def traceback(self) -> str | None:
+        """See `AsyncResult.traceback`."""
+        return self._run(lambda result: result.traceback())
+
+    def forget(self) -> None:
+        """See `AsyncResult.forget`."""
+        self._run(lambda result: result.forget())
+
+    def _run(self, ask: Callable[[AsyncResult[R]], Coroutine[Any, Any, T]]) -> T:
+        result = self._result
+        return result.app.run_sync(f"result {result.id}.sync", lambda app: ask(result.on(app)))

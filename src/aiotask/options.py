@@ -113,7 +113,7 @@ FOLLOWS_SETTING: Final = frozenset(
 
 _NAMING: Final = ("name", "bind", "base", "abstract")
 
-_TASK_NOT_YET: Final = frozenset(
+TASK_NOT_YET: Final = frozenset(
     {
         "rate_limit",
         "rate_limit_scope",
@@ -164,11 +164,11 @@ def check_task_option(task: str, option: str, value: Any) -> Any:
         ImproperlyConfigured: The value doesn't fit, the option is not available yet, or the keyword looks like a
             misspelt option.
     """
-    if option in _TASK_NOT_YET:
+    if option in TASK_NOT_YET:
         raise ImproperlyConfigured(f"Task {task!r}: the option {option!r} is not available in this version yet.")
     known = TASK_OPTIONS.get(option)
     if known is None:
-        likely = within_two_edits(option, (*TASK_OPTIONS, *_NAMING, *_TASK_NOT_YET))
+        likely = within_two_edits(option, (*TASK_OPTIONS, *_NAMING, *TASK_NOT_YET))
         if likely is not None:
             raise ImproperlyConfigured(f"Task {task!r}: unknown option {option!r}. Did you mean {likely!r}?")
         return value

@@ -4,9 +4,9 @@ The contract suites in `aiotask.testing` hold every implementation to them, clau
 float, times epoch seconds UTC by the *broker's* clock, batches ordered and never empty.
 """
 
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from aiotask.message import (
     DeadLetter,
@@ -22,6 +22,8 @@ from aiotask.message import (
 from aiotask.options import Timing
 from aiotask.outcome import TaskMeta
 from aiotask.settings import Settings
+
+T = TypeVar("T")
 
 
 class Renewal(NamedTuple):
@@ -290,6 +292,12 @@ class Application(Protocol):
 
     async def connect(self) -> None:
         """Open what is not open yet on the running loop."""
+
+    def run_sync(self, what: str, make: "Callable[[Application], Coroutine[Any, Any, T]]") -> T:
+        """Run a coroutine for code without a loop, and block; `make` gets the app to use there."""
+
+    async def run_here(self, task: Any, call: Outgoing) -> Any:
+        """Run a call in this process; return its `EagerResult`."""
 
     async def send(self, calls: Sequence[Outgoing]) -> None:
         """Publish; return when every one is durable. Connects at the first use."""

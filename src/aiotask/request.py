@@ -5,7 +5,8 @@ Two executions of one task never see each other's, in coroutines, in threads, an
 
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,9 @@ from aiotask.message import DEFAULT_PRIORITY, Delivery, TaskMessage
 
 Report = Callable[[Any, str, Any], None]
 """Takes the execution, a state and its meta from a running body; must be safe to call from any thread."""
+
+OnWait = Callable[[Any, bool], None]
+"""Takes the execution, and True when it begins to wait for another task, False when it goes on; from any thread."""
 
 
 class Request:
@@ -32,6 +36,7 @@ class Request:
         "_delivery",
         "_execution",
         "_message",
+        "_on_wait",
         "_report",
         "args",
         "called_directly",
@@ -62,12 +67,14 @@ class Request:
         kwargs: Any = None,
         hostname: str | None = None,
         report: Report | None = None,
+        on_wait: OnWait | None = None,
         execution: Any = None,
         is_eager: bool = False,
     ) -> None:
         self._message = message
         self._delivery = delivery
         self._report = report
+        self._on_wait = on_wait
         self._execution = execution
         self.id = message.id if message is not None else None
         self.args = args
@@ -175,6 +182,19 @@ class Request:
         """Hand a state to whoever runs this execution; nothing happens in a direct call, which nobody watches."""
         if self._report is not None:
             self._report(self._execution, state, meta)
+
+
+@contextmanager
+def waiting(request: Request | None) -> Generator[None]:
+    """Give back the slot of an execution while it waits for another task's result, which may need it."""
+    if request is None or request._on_wait is None:
+        yield
+        return
+    request._on_wait(request._execution, True)
+    try:
+        yield
+    finally:
+        request._on_wait(request._execution, False)
 
 
 def _moment(seconds: float | None) -> datetime | None:

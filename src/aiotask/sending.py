@@ -55,12 +55,7 @@ def outgoing_call(
         ArgumentError: The arguments don't fit.
         EncodeError: An argument can't be serialised.
     """
-    if isinstance(args, (str, bytes)) or not isinstance(args, Sequence):
-        raise TypeError(f"{task.name}: args is {args!r:.80}; it takes a tuple or list, one item per argument.")
-    if not isinstance(kwargs, Mapping):
-        raise TypeError(f"{task.name}: kwargs is {kwargs!r:.80}; it takes a mapping of names to arguments.")
-    if task.typing:
-        task.arguments.check(args, kwargs)
+    check_call(task, args, kwargs)
     app = task.app
     conf = app.conf
     message = TaskMessage(task.name, new_id(), JSON.encode_call(tuple(args), dict(kwargs)), origin=app.origin)
@@ -76,6 +71,21 @@ def outgoing_call(
     if when is not AT_ONCE:
         message.eta, message.expires = when.eta, when.expiry
     return Outgoing(message, queue, when)
+
+
+def check_call(task: Sendable, args: Any, kwargs: Any) -> None:
+    """See that `args` and `kwargs` can be a call of `task`.
+
+    Raises:
+        TypeError: They are no sequence and no mapping.
+        ArgumentError: They don't fit the signature, and the task looks at it (`typing`).
+    """
+    if isinstance(args, (str, bytes)) or not isinstance(args, Sequence):
+        raise TypeError(f"{task.name}: args is {args!r:.80}; it takes a tuple or list, one item per argument.")
+    if not isinstance(kwargs, Mapping):
+        raise TypeError(f"{task.name}: kwargs is {kwargs!r:.80}; it takes a mapping of names to arguments.")
+    if task.typing:
+        task.arguments.check(args, kwargs)
 
 
 def message_envelope(app: Application, message: TaskMessage, queue: str, when: Timing) -> Envelope:
@@ -112,6 +122,7 @@ def _apply(
     default_queue: str,
     default_when: Timing,
     task: str,
+    /,
     *,
     task_id: str | None = None,
     countdown: float | None = None,
@@ -132,6 +143,8 @@ def _apply(
     if headers is not None:
         message.headers = checked_headers(headers)
     if ignore_result is not None:
-        message.ignore_result = bool(ignore_result)
+        if not isinstance(ignore_result, bool):
+            raise TypeError(f"ignore_result is {ignore_result!r:.80}; it takes True or False.")
+        message.ignore_result = ignore_result
     when = timing(countdown, eta, default_when.ttl_s if expires is None else expires)
     return default_queue if queue is None else checked_text("queue", queue), when

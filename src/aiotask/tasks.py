@@ -8,16 +8,26 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
+import msgspec
+
 from aiotask.arguments import Arguments
-from aiotask.async_result import AsyncResult
+from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.exceptions import ImproperlyConfigured, MaxRetriesExceeded, Retry
 from aiotask.middleware import Next
-from aiotask.options import FOLLOWS_SETTING, TASK_OPTIONS, aware_moment, check_task_option, timing
+from aiotask.options import (
+    FOLLOWS_SETTING,
+    TASK_NOT_YET,
+    TASK_OPTIONS,
+    aware_moment,
+    check_task_option,
+    checked_text,
+    timing,
+)
 from aiotask.outcome import ExceptionInfo
-from aiotask.protocols import Application
+from aiotask.protocols import Application, Outgoing
 from aiotask.request import Request, current_request, find_current, reset_current, set_current
 from aiotask.retry import Classes, RetryPolicy, exhausted
-from aiotask.sending import outgoing_call
+from aiotask.sending import check_call, outgoing_call
 from aiotask.wire.serialization import JSON
 
 P = ParamSpec("P")
@@ -95,7 +105,7 @@ class Task:
     offload: str = "thread"
 
     _NOT_YET: ClassVar = frozenset(
-        {"apply", "sync", "s", "si", "signature", "map", "starmap", "chunks", "replace", "add_to_chord", "get_logger"}
+        {"s", "si", "signature", "map", "starmap", "chunks", "replace", "add_to_chord", "get_logger"}
     )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -117,14 +127,24 @@ class Task:
         Raises:
             ImproperlyConfigured: An option is unknown, misspelt, or its value doesn't fit.
         """
+        try:
+            self.name = checked_text("name", name)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"Task {name!r:.80}: {error}") from None
+        for option in options:
+            if option not in TASK_OPTIONS and option in _MEMBERS:
+                raise ImproperlyConfigured(
+                    f"Task {name!r}: {option!r} belongs to every task, and can't be an option; "
+                    "define it in a subclass of Task and give that as base=."
+                )
         own = {option: getattr(type(self), option) for option in TASK_OPTIONS}
         own = {option: value for option, value in own.items() if value is not None}
+        own |= {option: value for option, value in _own_attributes(type(self)).items() if option in TASK_NOT_YET}
         for option, value in (own | dict(options)).items():
             checked = check_task_option(name, option, value)
             if checked is not None or option not in FOLLOWS_SETTING:
                 self.__dict__[option] = checked
         self.app = app
-        self.name = name
         self.policy = RetryPolicy(**{field: getattr(self, field) for field in RetryPolicy.__struct_fields__})
         self.is_async = inspect.iscoroutinefunction(self.run)
         self.arguments = Arguments(name, function, skip_first=inspect.ismethod(self.run))
@@ -237,9 +257,27 @@ class Task:
         if "task_id" in options:
             raise TypeError(f"{self.name}: send_many takes no task_id, since each task has its own.")
         outgoing = [outgoing_call(self, args, {}, options) for args in calls]
+        if self.app.conf.task_always_eager:
+            return [await self._run_here(call) for call in outgoing]
         if outgoing:
             await self.app.send(outgoing)
         return [AsyncResult(call.message.id, app=self.app, name=self.name) for call in outgoing]
+
+    async def apply(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[Any]:
+        """Run the task here and now, as a worker would: its context, its handlers, its retries (without their delay).
+
+        Nothing is sent and nothing is stored; the options are those of `apply_async`.
+        """
+        call = outgoing_call(self, () if args is None else args, {} if kwargs is None else kwargs, options)
+        result: EagerResult[Any] = await self.app.run_here(self, call)
+        return result
+
+    @property
+    def sync(self: _Runs[P, C_co]) -> "SyncCaller[P]":
+        """The same calls for code without an event loop: `add.sync.delay(2, 3)` blocks until the broker has it."""
+        return SyncCaller(self)
 
     def retry(
         self,
@@ -268,6 +306,8 @@ class Task:
             MaxRetriesExceeded: The limit is reached and no `exc` was given; from the current exception.
             BaseException: `exc`, or the current exception, at the limit or outside a worker.
         """
+        if exc is not None and not isinstance(exc, BaseException):
+            raise TypeError(f"{self.name}: exc is {exc!r:.80}; retry takes an exception, such as ValueError('why').")
         request = self.request
         if request.called_directly:
             _raise_reason(exc, Retry(f"{self.name} asks for a retry outside a worker."))
@@ -304,26 +344,31 @@ class Task:
         """
         if not state or state != state.upper():
             raise ValueError(f"state is {state!r}; it takes an upper-case text such as 'PROGRESS'.")
-        JSON.encode(meta)
-        self.request.report(state, meta)
+        # Encoded now: the body may change it before it is written.
+        self.request.report(state, msgspec.Raw(JSON.encode(meta)))
 
     async def _send_one(
         self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
         call = outgoing_call(self, () if args is None else args, {} if kwargs is None else kwargs, options)
+        if self.app.conf.task_always_eager:
+            return await self._run_here(call)
         await self.app.send((call,))
         return AsyncResult(call.message.id, app=self.app, name=self.name)
+
+    async def _run_here(self, call: Outgoing) -> EagerResult[Any]:
+        result: EagerResult[Any] = await self.app.run_here(self, call)
+        if self.app.conf.task_eager_propagates:
+            await result.get()
+        return result
 
     def _other_arguments(
         self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
     ) -> tuple[list[Any], dict[str, Any]]:
-        chosen = (
-            list(request.args if args is None else args),
-            dict(request.kwargs if kwargs is None else kwargs),
-        )
-        if self.typing:
-            self.arguments.check(*chosen)
-        return chosen
+        chosen_args = request.args if args is None else args
+        chosen_kwargs = request.kwargs if kwargs is None else kwargs
+        check_call(self, chosen_args, chosen_kwargs)
+        return list(chosen_args), dict(chosen_kwargs)
 
     # Handlers: each plain or async, run in the worker in the execution's context; an error in one is logged and changes
     # nothing else. A task that overrides none of them pays for none.
@@ -360,6 +405,15 @@ class Task:
         return outside(run, args, kwargs)  # type: ignore[no-any-return]
 
 
+_MEMBERS = frozenset({*dir(Task), *Task.__annotations__, *Task._NOT_YET})
+
+
+def _own_attributes(kind: type) -> dict[str, Any]:
+    """Return what a task's class and its bases define beyond `Task`."""
+    own = [base for base in reversed(kind.__mro__) if base not in Task.__mro__]
+    return {name: value for base in own for name, value in vars(base).items()}
+
+
 def _called_outside(run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     token = set_current(None)
     try:
@@ -386,6 +440,48 @@ def _raise_reason(exc: BaseException | None, otherwise: Exception, *, prefer_cur
     raise otherwise from current
 
 
+class SyncCaller(Generic[P]):
+    """A task's calls, blocking."""
+
+    def __init__(self, task: Any) -> None:
+        """Call `task`."""
+        self._task: Task = task
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[Any]:
+        """Send the task; see `Task.delay`.
+
+        Raises:
+            AioTaskError: The calling thread runs an event loop.
+        """
+        return self._send("delay", [outgoing_call(self._task, args, kwargs, {})])[0]
+
+    def apply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Send the task with options; see `Task.apply_async`."""
+        call = outgoing_call(self._task, () if args is None else args, {} if kwargs is None else kwargs, options)
+        return self._send("apply_async", [call])[0]
+
+    def send_many(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[Any]]:
+        """Send one task per tuple of arguments; see `Task.send_many`."""
+        if "task_id" in options:
+            raise TypeError(f"{self._task.name}: send_many takes no task_id, since each task has its own.")
+        return self._send("send_many", [outgoing_call(self._task, args, {}, options) for args in calls])
+
+    def _send(self, how: str, calls: Sequence[Outgoing]) -> list[AsyncResult[Any]]:
+        # The messages are made in the calling thread, whose execution, if it is one, is their parent.
+        task = self._task
+
+        async def send(app: Application) -> list[AsyncResult[Any]]:
+            if task.app.conf.task_always_eager:
+                return [await task._run_here(call) for call in calls]
+            if calls:
+                await app.send(calls)
+            return [AsyncResult(call.message.id, app=task.app, name=task.name) for call in calls]
+
+        return task.app.run_sync(f"{task.name}.sync.{how}", send)
+
+
 class FunctionTask(Task, Generic[P, C_co]):
     """A task made of a function."""
 
@@ -409,11 +505,20 @@ class FunctionTask(Task, Generic[P, C_co]):
             raise ImproperlyConfigured(
                 f"{function.__qualname__} is a generator, and can't be a task: nobody would iterate it."
             )
+        if bind and not _takes_an_argument(function):
+            raise ImproperlyConfigured(
+                f"{function.__qualname__} takes no argument, and bind=True gives it the task as its first one."
+            )
         self.__dict__["run"] = types.MethodType(function, self) if bind else function
         self.__module__ = getattr(function, "__module__", None) or "__main__"
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _takes_an_argument(function: Callable[..., Any]) -> bool:
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    return bool(kinds) and kinds[0] not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 
 
 _OUTSIDE = Request()

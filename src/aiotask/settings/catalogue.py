@@ -65,8 +65,8 @@ class Settings(CheckedSettings):
     task_default_rate_limit = not_yet(ANYTHING, None, "The rate limit of tasks that have none.")
     task_serializer = Setting(only(TEXT, "json"), "json", "The format of arguments.")
     task_compression = not_yet(_OPTIONAL_TEXT, None, "The compression of arguments.")
-    task_always_eager = not_yet(FLAG, False, "Run every task where it is called, and send nothing.")
-    task_eager_propagates = not_yet(FLAG, False, "Raise the errors of tasks that are run where they are called.")
+    task_always_eager = Setting(FLAG, False, "Run every task where it is called, and send nothing.")
+    task_eager_propagates = Setting(FLAG, False, "Raise the errors of tasks that are run where they are called.")
     task_annotations = not_yet(ANYTHING, None, "Options that are laid over those of the tasks.")
     task_max_deliveries = Setting(
         whole(1), 4, "A message whose worker was lost so many times is dead-lettered, not started again."

@@ -82,6 +82,16 @@ class Admission:
         if self._ready or self._suspects:
             self._work.set()
 
+    def lend(self) -> None:
+        """Let another execution use a slot whose own only waits."""
+        self._running.give()
+        if self._ready or self._suspects:
+            self._work.set()
+
+    def take_back(self) -> None:
+        """Count a lent slot again, whether or not one is free: what waited goes on at once."""
+        self._running.take(1)
+
     def withdraw(self) -> list[Execution]:
         """Give up everything that has not started; the caller hands it back."""
         waiting = [*self._suspects, *self._ready]

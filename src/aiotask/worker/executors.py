@@ -32,9 +32,22 @@ class ThreadPool:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._calls.put((future, lambda: context.run(function, *args, **kwargs)))
         if not self._idle.acquire(blocking=False) and self._threads < self._size:
-            self._threads += 1
-            threading.Thread(target=self._work, name="aiotask-thread", daemon=True).start()
+            self._grow()
         return future
+
+    def lend(self) -> None:
+        """Allow one thread more, while the body in one of them does nothing but wait."""
+        self._size += 1
+        if self._calls.qsize() and self._threads < self._size:
+            self._grow()
+
+    def take_back(self) -> None:
+        """Allow one thread less; one that is there already is used when there is work for it."""
+        self._size -= 1
+
+    def _grow(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, name=f"aiotask-thread-{self._threads}", daemon=True).start()
 
     def close(self) -> None:
         """Let the threads end when they have nothing more to do. Those that run a body are left to it."""

@@ -63,7 +63,7 @@ class Fetcher:
             elif burst:
                 if self._room.used == 0 and self._all_written():
                     return
-                await self._gather()
+                await asyncio.sleep(_GATHER_S)
 
     async def _receive(self, count: int, wait: float) -> list[Delivery]:
         try:

@@ -22,7 +22,7 @@ def log_outcome(execution: Execution, outcome: Outcome) -> None:
     verb, why = _words(execution, outcome)
     logger.log(
         level,
-        "Task %s[%s] %s in %.3f s%s",
+        "Task %s[%s] %s after %.3f s%s",
         execution.name,
         execution.delivery.id,
         verb,
@@ -48,9 +48,11 @@ def _words(execution: Execution, outcome: Outcome) -> tuple[str, str]:
         case Failed(exc=exc, traceback=traceback, dead=dead):
             why = f": {type(exc).__name__}: {text_of(exc)}"
             shown = None if _is_expected(execution, outcome) else traceback
-            return "was dead-lettered" if dead else "failed", why if shown is None else f"{why}\n{shown}"
+            return "was dead-lettered" if dead else "failed", why if shown is None else f"{why}\n{shown.rstrip()}"
         case Retried(retry=retry):
-            return "retries", f": {text_of(retry)}"
+            if retry.exc is None:
+                return "is retried", f": {text_of(retry)}"
+            return "is retried", f": {type(retry.exc).__name__}: {text_of(retry.exc)}; {text_of(retry)}"
         case Ignored():
             return "was ignored", ""
         case Rejected(reject=reject):

@@ -36,6 +36,10 @@ class Runner:
         execute_hooks: Sequence[Any],
         conclude: Callable[[Execution, Outcome], None],
         update: Callable[[Execution, str, Any], None],
+        failed: Callable[[BaseException], None],
+        on_wait: Callable[[Execution, bool], None] | None = None,
+        *,
+        eager: bool = False,
     ) -> None:
         """Wire the stage.
 
@@ -45,6 +49,9 @@ class Runner:
             execute_hooks: The middleware's, the outermost first.
             conclude: Takes each outcome, once per execution.
             update: Takes a state that a body reports, on the loop.
+            failed: Told of an error that is not the body's.
+            on_wait: Told, on the loop, when an execution begins and ends to wait for another task.
+            eager: True when it runs for a caller, with no worker around it.
         """
         self._hostname = hostname
         self._threads = threads
@@ -52,6 +59,9 @@ class Runner:
         self._chains: dict[Task, Chain] = {}
         self._conclude = conclude
         self._update = update
+        self._failed = failed
+        self._waits = on_wait
+        self._eager = eager
         self._loop = asyncio.get_running_loop()
         self._started_meta = {"pid": os.getpid(), "hostname": hostname}
         self.running: dict[Execution, asyncio.Task[None]] = {}
@@ -84,32 +94,37 @@ class Runner:
             task_object=task,
             hostname=self._hostname,
             report=self._report,
+            on_wait=None if self._waits is None else self._on_wait,
+            is_eager=self._eager,
             execution=execution,
         )
         set_current(request)
         execution.started_mono = time.monotonic()
-        if task.track_started:
-            self._update(execution, STARTED, self._started_meta)
-        outcome: Outcome
-        chain = self._chains.get(task) or self._make_chain(task)
         try:
-            args, kwargs = task.arguments.arrive(execution.args, execution.kwargs)
-            request.args, request.kwargs = args, kwargs
+            if task.track_started:
+                self._update(execution, STARTED, self._started_meta)
+            chain = self._chains.get(task) or self._make_chain(task)
+            outcome: Outcome
+            try:
+                args, kwargs = task.arguments.arrive(execution.args, execution.kwargs)
+                request.args, request.kwargs = args, kwargs
+                if chain.watched:
+                    await chain.before(request)
+                if chain.call is not None:
+                    value = await chain.call(request)
+                elif task.is_async:
+                    value = await task.run(*args, **kwargs)
+                else:
+                    value = await self._run_plain(task, args, kwargs)
+                retry = request.pending_retry
+                outcome = Succeeded(value) if retry is None else Retried(retry, _retry_traceback(retry))
+            except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
+                outcome = self._outcome_of(execution, raised_by_body(exc))
             if chain.watched:
-                await chain.before(request)
-            if chain.call is not None:
-                value = await chain.call(request)
-            elif task.is_async:
-                value = await task.run(*args, **kwargs)
-            else:
-                value = await self._run_plain(task, args, kwargs)
-            retry = request.pending_retry
-            outcome = Succeeded(value) if retry is None else Retried(retry, _retry_traceback(retry))
-        except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
-            outcome = self._outcome_of(execution, raised_by_body(exc))
-        if chain.watched:
-            outcome = await self._watch(chain, execution, outcome)
-        self._end(execution, outcome)
+                outcome = await self._watch(chain, execution, outcome)
+            self._end(execution, outcome)
+        except BaseException as error:  # noqa: BLE001 - our own error: without this the execution would hang unseen
+            self._failed(error)
 
     def _make_chain(self, task: Task) -> Chain:
         async def body(request: Request) -> Any:
@@ -145,6 +160,8 @@ class Runner:
             return Ignored()
         if isinstance(exc, Reject):
             return Rejected(exc)
+        if execution.request is None or execution.request.args is None:
+            return Failed(exc)  # the arguments don't fit: the body has no part in it, and no traceback
         return after_failure(execution, Failed(exc, _users_traceback(exc)), random.uniform)
 
     def _end(self, execution: Execution, outcome: Outcome) -> None:
@@ -153,14 +170,25 @@ class Runner:
 
     def _report(self, execution: Execution, state: str, meta: Any) -> None:
         """Take a state from a body, in whatever thread it runs; the loop keeps the order in which they come."""
+        self._on_loop(self._update, execution, state, meta)
+
+    def _on_wait(self, execution: Execution, begins: bool) -> None:
+        """Let others use the slot of an execution that waits, and its thread, in whatever thread it runs."""
+        assert self._waits is not None  # noqa: S101 - requests are given this method only then
+        self._on_loop(self._waits, execution, begins)
+        task = execution.task
+        if task is not None and not task.is_async:
+            self._on_loop(self._threads.lend if begins else self._threads.take_back)
+
+    def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
         try:
-            on_loop = asyncio.get_running_loop() is self._loop
+            here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
-            on_loop = False
-        if on_loop:
-            self._update(execution, state, meta)
+            here = False
+        if here:
+            call(*args)
         else:
-            self._loop.call_soon_threadsafe(self._update, execution, state, meta)
+            self._loop.call_soon_threadsafe(call, *args)
 
 
 def _retry_traceback(retry: Retry) -> str | None:

@@ -66,6 +66,8 @@ class Worker:
         return self._settler.handed_back
 
     async def __aenter__(self) -> Self:
+        if self._host is not None:
+            raise AioTaskError("A worker runs once. Ask the app for another: app.worker().")
         self._host = asyncio.current_task()
         try:
             await self._start()
@@ -133,7 +135,13 @@ class Worker:
         threads = ThreadPool(runtime.threads)
         self._stack.callback(threads.close)
         self._runner = Runner(
-            self.hostname, threads, hooks(app.middleware, "execute"), self._on_run, self._settler.update
+            self.hostname,
+            threads,
+            hooks(app.middleware, "execute"),
+            self._on_run,
+            self._settler.update,
+            self._fail,
+            self._on_wait,
         )
         self._admission = Admission(
             app,
@@ -180,6 +188,17 @@ class Worker:
     def _on_gone(self, execution: Execution) -> None:
         self._leases.drop(execution.delivery)
         self._room.give()
+
+    def _on_wait(self, execution: Execution, begins: bool) -> None:
+        """Lend the slot of an execution that waits for another task: that one may need it."""
+        if execution.finished:
+            return
+        if begins:
+            self._room.give()
+            self._admission.lend()
+        else:
+            self._room.take(1)
+            self._admission.take_back()
 
     def _on_lost(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -248,13 +267,12 @@ class Worker:
         running = list(self._runner.running.values())
         if not running:
             return
-        logger.info("Stopping: %d tasks get %g s to finish", len(running), self._runtime.shutdown_timeout)
+        grace = self._runtime.shutdown_timeout
+        logger.info("Stopping: %d running tasks get up to %g s to finish", len(running), grace)
         now = asyncio.ensure_future(self._stop_now.wait())
         finished = asyncio.ensure_future(asyncio.wait(running))
         try:
-            await asyncio.wait(
-                [now, finished], timeout=self._runtime.shutdown_timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait([now, finished], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         finally:
             now.cancel()
             finished.cancel()
@@ -267,3 +285,4 @@ class Worker:
         except TimeoutError:
             logger.error("Stopped with outcomes that could not be stored; their messages are left to their leases")
         await self._leases.stop()
+        logger.info("Worker %s has stopped", self.hostname)
