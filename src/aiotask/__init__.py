@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aiotask import states as states
     from aiotask.app import AioTask as AioTask
     from aiotask.async_result import AsyncResult as AsyncResult
+    from aiotask.async_result import EagerResult as EagerResult
     from aiotask.default import current_app as current_app
     from aiotask.default import default_app as default_app
     from aiotask.default import task as task
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from aiotask.outcome import TaskMeta as TaskMeta
     from aiotask.request import Request as Request
     from aiotask.request import current_request as current_request
+    from aiotask.task_logging import get_task_logger as get_task_logger
+    from aiotask.task_logging import redirect_stdouts as redirect_stdouts
     from aiotask.tasks import Task as Task
     from aiotask.tasks import current_task as current_task
     from aiotask.worker.worker import Worker as Worker
@@ -90,6 +93,9 @@ _HOMES = dict.fromkeys(_ERRORS, "aiotask.exceptions") | {
     "Task": "aiotask.tasks",
     "current_task": "aiotask.tasks",
     "Worker": "aiotask.worker.worker",
+    "EagerResult": "aiotask.async_result",
+    "get_task_logger": "aiotask.task_logging",
+    "redirect_stdouts": "aiotask.task_logging",
 }
 
 _NOT_YET = (

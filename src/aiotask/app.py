@@ -171,10 +171,7 @@ class AioTask:
         def make(function: Any) -> Any:
             if isinstance(function, type):
                 return self._register(self._made_of_class(function), name, options)
-            if base is not None and not (isinstance(base, type) and issubclass(base, BaseTask)):
-                raise ImproperlyConfigured(f"base is {base!r:.80}; it takes a subclass of aiotask.Task.")
-            if not isinstance(bind, bool):
-                raise ImproperlyConfigured(f"bind is {bind!r:.80}; it takes True or False.")
+            _check_making(bind, base)
             kind = type("FunctionTask", (FunctionTask, *([base] if base else [])), {"abstract": True})
             task: FunctionTask[Any, Any] = kind()
             task.wrap(function, bind=bind)
@@ -255,21 +252,16 @@ class AioTask:
             "worker_shutdown_timeout": shutdown_timeout,
             "worker_max_tasks": max_tasks,
         }
-        given = {setting: value for setting, value in given.items() if value is not None}
-        checked = Settings(**given)
+        checked = Settings(**{setting: value for setting, value in given.items() if value is not None})
         conf: dict[str, Any] = {
-            setting: getattr(checked if setting in given else self.conf, setting)
-            for setting in Settings.catalogue()
-            if setting.startswith("worker_")
+            setting: getattr(self.conf if value is None else checked, setting) for setting, value in given.items()
         }
-        if isinstance(queues, str) or not all(isinstance(queue, str) and queue for queue in queues or ()):
-            raise ImproperlyConfigured(f"queues is {queues!r:.80}; it takes a list of names, such as ['mail'].")
         return Worker(
             Runtime(
                 app=self,
                 lifespan=self,
                 concurrency=conf["worker_concurrency"],
-                queues=tuple(queues or (self.conf.task_default_queue,)),
+                queues=_checked_queues(queues) or (self.conf.task_default_queue,),
                 name=conf["worker_name"] or "aiotask",
                 threads=conf["worker_threads"] or conf["worker_concurrency"],
                 shutdown_timeout=conf["worker_shutdown_timeout"],
@@ -480,3 +472,18 @@ class AioTask:
         if qualname is None:
             raise ImproperlyConfigured(f"{function!r:.80} has no name of its own; give it one by name=.")
         return f"{module}.{qualname.rpartition('<locals>.')[2]}"
+
+
+def _check_making(bind: Any, base: Any) -> None:
+    if not isinstance(bind, bool):
+        raise ImproperlyConfigured(f"bind is {bind!r:.80}; it takes True or False.")
+    if base is not None and not (isinstance(base, type) and issubclass(base, BaseTask)):
+        raise ImproperlyConfigured(f"base is {base!r:.80}; it takes a subclass of aiotask.Task.")
+
+
+def _checked_queues(queues: Any) -> tuple[str, ...]:
+    names = () if queues is None else queues
+    # A text is a sequence of texts, too: "mail" would be the queues m, a, i and l.
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise ImproperlyConfigured(f"queues is {queues!r:.80}; it takes a list of names, such as ['mail'].")
+    return tuple(names)

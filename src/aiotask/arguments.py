@@ -202,8 +202,8 @@ class Arguments:
         """
         plan = self._plan or self._read()
         if kwargs or not plan.only_positional or not plan.required <= len(args) <= len(plan.positional):
-            for slot, path, holder, key in self._placed(plan, args, kwargs):
-                holder[key] = self._convert_one(slot, holder[key], path)
+            for placed, path, holder, key in self._placed(plan, args, kwargs):
+                holder[key] = self._convert_one(placed, holder[key], path)
             return args, kwargs
         for index, slot in enumerate(plan.positional[: len(args)]):
             if slot is not None and type(args[index]) is not slot.exact:

@@ -172,7 +172,9 @@ class AsyncResult(Generic[R]):
         raise RuntimeError(f"The watch of {self.id} ended without a final state.")  # a backend broke its contract
 
     def _shown(self, meta: TaskMeta) -> TaskMeta:
-        failed = meta.state in EXCEPTION_STATES and (meta.ready or meta.result is not None)  # a retry may give no reason
+        failed = meta.state in EXCEPTION_STATES and (
+            meta.ready or meta.result is not None
+        )  # a retry may give no reason
         return msgspec.structs.replace(meta, result=self._exception_of(meta) if failed else self._value_of(meta))
 
     def _value_of(self, meta: TaskMeta) -> Any:

@@ -1,6 +1,7 @@
 """A task: what the decorator makes of a function, and what sends it."""
 
 import inspect
+import logging
 import sys
 import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ from aiotask.protocols import Application, Outgoing
 from aiotask.request import Request, current_request, find_current, reset_current, set_current
 from aiotask.retry import Classes, RetryPolicy, exhausted
 from aiotask.sending import check_call, outgoing_call
+from aiotask.task_logging import get_task_logger
 from aiotask.wire.serialization import JSON
 
 P = ParamSpec("P")
@@ -104,9 +106,7 @@ class Task:
     expires: float | None = None
     offload: str = "thread"
 
-    _NOT_YET: ClassVar = frozenset(
-        {"s", "si", "signature", "map", "starmap", "chunks", "replace", "add_to_chord", "get_logger"}
-    )
+    _NOT_YET: ClassVar = frozenset({"s", "si", "signature", "map", "starmap", "chunks", "replace", "add_to_chord"})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -369,6 +369,10 @@ class Task:
         chosen_kwargs = request.kwargs if kwargs is None else kwargs
         check_call(self, chosen_args, chosen_kwargs)
         return list(chosen_args), dict(chosen_kwargs)
+
+    def get_logger(self) -> logging.Logger:
+        """Return the logger of this task; its records have the task's name and id. See `get_task_logger`."""
+        return get_task_logger(self.name)
 
     # Handlers: each plain or async, run in the worker in the execution's context; an error in one is logged and changes
     # nothing else. A task that overrides none of them pays for none.

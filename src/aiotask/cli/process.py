@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from aiotask.app import AioTask
 from aiotask.cli.errors import BAD_ANSWER, DONE, INTERNAL
@@ -56,11 +56,11 @@ def run_worker(app: AioTask, worker: Worker, stopping: Stopping, loop_name: str)
         loop.close()
 
 
-def leave(code: int) -> int:
-    """Return `code` for an orderly exit of the interpreter; end the process here when threads would keep it.
+def leave(code: int) -> NoReturn:
+    """End the process with `code`, whatever still runs in it.
 
-    A plain function that never returns keeps its thread, and the interpreter waits for threads of a pool. What was
-    registered with `atexit` runs in either case.
+    Not by returning: the interpreter would wait for a thread whose function never does, and a signal that came while it
+    takes itself down would replace the code. What was registered with `atexit` runs all the same.
     """
     deadline = time.monotonic() + _LEFT_THREADS_S
     for thread in _others():
@@ -68,10 +68,9 @@ def leave(code: int) -> int:
     left = _others()
     if left:
         logger.info("Ending with threads that still run: %s", ", ".join(thread.name for thread in left))
-        atexit._run_exitfuncs()
-        _flush()
-        os._exit(code)
-    return code
+    atexit._run_exitfuncs()
+    _flush()
+    os._exit(code)
 
 
 async def _serve(app: AioTask, worker: Worker) -> None:

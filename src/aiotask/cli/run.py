@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -15,11 +15,12 @@ from aiotask.cli.logs import LEVELS, set_up_logging
 from aiotask.cli.options import FOLDER, broker_options, queues_option, seconds
 from aiotask.cli.output import printable
 from aiotask.cli.process import LOOPS, leave, run_worker
-from aiotask.cli.session import in_session, override, refuse_memory, shown_url
+from aiotask.cli.session import check_connections, override, refuse_memory, shown_url
 from aiotask.cli.stopping import Stopping
 from aiotask.cli.supervisor import Supervisor
 from aiotask.cli.targets import import_tasks, load_target
 from aiotask.options import checked_text
+from aiotask.worker.worker import Worker
 
 logger = logging.getLogger("aiotask.worker")
 
@@ -132,15 +133,19 @@ def run(supervisor_pipe: int | None, **values: Any) -> int:
     if count > 1:
         _introduce(app, flags, f"{worker.hostname} in {count} processes")
         # Now, and once: children that can't reach a server would each say so, over and over.
-        in_session(app, _nothing)
+        asyncio.run(check_connections(app))
         return asyncio.run(_supervisor(app, flags, count).run())
     if supervisor_pipe is None:
         _introduce(app, flags, worker.hostname)
+    return _work(app, worker, stopping, flags.loop)
+
+
+def _work(app: AioTask, worker: Worker, stopping: Stopping, loop_name: str) -> NoReturn:
     try:
-        code = run_worker(app, worker, stopping, flags.loop)
-    except Exception as error:  # noqa: BLE001 - threads may be left in any case
+        code = run_worker(app, worker, stopping, loop_name)
+    except Exception as error:  # noqa: BLE001 - `main` would report it as well, but return to an interpreter that waits
         code = report(error)
-    return leave(code)
+    leave(code)
 
 
 def _prepare(flags: Flags) -> AioTask:
@@ -172,10 +177,6 @@ def _supervisor(app: AioTask, flags: Flags, count: int) -> Supervisor:
         return flags.of_child(f"{name}-{number}{at}{host}", pipe)
 
     return Supervisor(arguments, count, burst=flags.burst)
-
-
-async def _nothing() -> None:
-    return None
 
 
 def _introduce(app: AioTask, flags: Flags, who: str) -> None:

@@ -1,7 +1,8 @@
 """Opens the app that a command talks through: what the command line says goes over the app's own settings."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from aiotask.app import AioTask
@@ -83,8 +84,29 @@ async def connect(app: AioTask) -> None:
     Raises:
         BrokerConnectionError, BackendConnectionError: As `in_session`.
     """
-    try:
+    with _saying_what_was_tried(app):
         await app.connect()
+
+
+async def check_connections(app: AioTask) -> None:
+    """See that the broker and the result backend can be reached; nothing else of the app is opened.
+
+    Raises:
+        BrokerConnectionError, BackendConnectionError: As `in_session`.
+    """
+    with _saying_what_was_tried(app):
+        await app.broker.open()
+        try:
+            await app.backend.open()
+            await app.backend.close()
+        finally:
+            await app.broker.close()
+
+
+@contextmanager
+def _saying_what_was_tried(app: AioTask) -> Generator[None]:
+    try:
+        yield
     except BrokerConnectionError as error:
         raise BrokerConnectionError(f"{error}\n{_tried(app, 'broker_url', app.broker_url)}") from error
     except BackendConnectionError as error:

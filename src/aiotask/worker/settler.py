@@ -63,7 +63,7 @@ class Settler:
         self._scheduled = False
         self._pause: asyncio.Future[None] | None = None
         self.handed_back = 0
-        """How many executions were left to another worker."""
+        """How many executions were left to another worker: begun, and not ended as a failure."""
 
     def update(self, execution: Execution, state: str, meta: Any) -> None:
         """Store a state that is not final; of several not yet written the last one is."""
@@ -79,7 +79,7 @@ class Settler:
         execution.finished = True
         decision, row = self._decide(execution, outcome)
         log_outcome(execution, decision.outcome)
-        if isinstance(outcome, HandedBack) and execution.started_mono:
+        if isinstance(decision.outcome, HandedBack) and execution.started_mono:
             self.handed_back += 1
         self._finishes.append(Finish(decision.settlement, row))
         self._schedule()
