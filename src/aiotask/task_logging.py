@@ -80,32 +80,33 @@ class _LogStream(io.TextIOBase):
         self._logger = logger
         self._level = level
         self._original = original
-        self._of_thread = threading.local()
+        self._in_handler = threading.local()
+        self._rests: dict[int, str] = {}
+        """What each thread has written of a line that has no end yet."""
 
     def write(self, text: str) -> int:
         """Log each whole line; what has no end yet waits, for each thread by itself."""
-        state = self._of_thread.__dict__
-        if state.get("logging"):
+        if getattr(self._in_handler, "now", False):
             # A handler that writes here while it handles our record: it would never end.
             return self._original.write(text)
-        *lines, state["rest"] = (state.get("rest", "") + text).split("\n")
+        thread = threading.get_ident()
+        *lines, self._rests[thread] = (self._rests.pop(thread, "") + text).split("\n")
         self._log(lines)
         return len(text)
 
     def flush(self) -> None:
-        """Log what has no end yet."""
-        rest, self._of_thread.__dict__["rest"] = self._of_thread.__dict__.get("rest", ""), ""
-        self._log([rest])
+        """Log what has no end yet, of every thread: the last call may come from another one than wrote it."""
+        rests, self._rests = self._rests, {}
+        self._log(list(rests.values()))
 
     def _log(self, lines: list[str]) -> None:
-        state = self._of_thread.__dict__
-        state["logging"] = True
+        self._in_handler.now = True
         try:
             for line in lines:
                 if line.strip():
                     self._logger.log(self._level, "%s", line.rstrip())
         finally:
-            state["logging"] = False
+            self._in_handler.now = False
 
     def writable(self) -> bool:
         """Say that it can be written to."""

@@ -10,9 +10,9 @@ from aiotask.wire.tagged import PLAIN, has_tags, tag, untag
 
 
 def _encode_foreign(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)  # Pydantic, without importing it
+    dump = getattr(type(value), "model_dump", None)  # Pydantic, without importing it; a mock or proxy has everything
     if dump is not None:
-        return dump(mode="json")
+        return dump(value, mode="json")
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} is not serialisable as JSON")
 
 

@@ -32,6 +32,15 @@ class Opaque:
     pass
 
 
+class Unreadable(pydantic.BaseModel):
+    """Raises when it is looked at."""
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def loaded(self) -> str:
+        raise RuntimeError("lazily loaded, and gone")
+
+
 class Hostile:
     """Raises whatever it is asked for, as an unbound context-local proxy does."""
 
@@ -74,8 +83,9 @@ def test_value_arrives_plain_when_only_annotations_could_tell_its_type(value: An
         ({"a": "\ud800"}, "$.a", "surrogates not allowed"),
         ([(n for n in range(3))], "$[0]", "generator is not serialisable as JSON"),
         ([ValueError("x")], "$[0]", "ValueError is not serialisable as JSON"),
-        ({"a": Hostile()}, "$.a", "working outside of any context"),
-        ([Mock()], "$[0]", "recursion"),
+        ({"a": Hostile()}, "$.a", "Hostile is not serialisable as JSON"),
+        ([Mock()], "$[0]", "Mock is not serialisable as JSON"),
+        ([Unreadable()], "$[0]", "lazily loaded, and gone"),
         ([MappingProxyType({})], "$[0]", "mappingproxy is not serialisable as JSON"),
         ({(1, 2): 3}, "$", "tuple is not serialisable as JSON"),
     ],
