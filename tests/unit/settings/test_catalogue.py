@@ -26,6 +26,8 @@ AVAILABLE: dict[str, Any] = {
     "task_store_errors_even_if_ignored": False,
     "task_track_started": False,
     "task_serializer": "json",
+    "task_always_eager": False,
+    "task_eager_propagates": False,
     "task_max_deliveries": 4,
     "accept_content": ["json"],
     "result_serializer": "json",

@@ -111,9 +111,9 @@ def test_a_variable_of_the_environment_is_named_when_it_does_not_fit(tmp_path: P
         "unknown setting 'worker_concurency' = '50' (origin: environment AIOTASK_WORKER_CONCURENCY). "
         "Did you mean 'worker_concurrency'?"
     )
-    assert refusal(tmp_path, environ={"AIOTASK_TASK_ALWAYS_EAGER": "1"}) == (
-        "setting 'task_always_eager' is not available in aiotask 0.1 yet "
-        "(origin: environment AIOTASK_TASK_ALWAYS_EAGER). Leave it out: it is False in any case."
+    assert refusal(tmp_path, environ={"AIOTASK_TASK_SEND_ERROR_EMAILS": "1"}) == (
+        "setting 'task_send_error_emails' is not available in aiotask 0.1 yet "
+        "(origin: environment AIOTASK_TASK_SEND_ERROR_EMAILS). Leave it out: it is False in any case."
     )
 
 

@@ -1,0 +1,125 @@
+"""A task can be a class: one instance per process, with what it has opened; or have a base that many share."""
+
+import pytest
+
+import aiotask
+from aiotask import AioTask, AlreadyRegistered, ImproperlyConfigured, Task
+
+
+async def test_class_is_registered_when_it_is_made_and_runs_as_one_instance(app: AioTask) -> None:
+    class Authenticate(app.Task):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            self.users = {"george": "password"}
+            self.calls = 0
+
+        async def run(self, username: str, password: str) -> tuple[bool, int]:
+            self.calls += 1
+            return self.users.get(username) == password, self.calls
+
+    authenticate = app.tasks[Authenticate.name]
+    assert Authenticate.name == f"{__name__}.Authenticate"
+    async with app.worker():
+        assert await (await authenticate.delay("george", "password")).get(timeout=10) == (True, 1)
+        assert await (await authenticate.delay("george", "guess")).get(timeout=10) == (False, 2)
+    assert await authenticate("george", "password") == (True, 3)
+
+
+async def test_class_without_an_app_is_registered_by_hand(app: AioTask) -> None:
+    class Double(Task):
+        name = "proj.double"
+        acks_late = True
+
+        def run(self, x: int) -> int:
+            return 2 * x
+
+    double = app.register(Double)
+    assert app.tasks["proj.double"] is double
+    assert app.register(Double) is double
+    assert double.acks_late is True
+    async with app.worker():
+        assert await (await double.delay(4)).get(timeout=10) == 8
+
+
+async def test_decorated_class_becomes_its_instance(app: AioTask) -> None:
+    @app.task(name="proj.seven", max_retries=1)
+    class Seven(Task):
+        async def run(self) -> int:
+            return 7
+
+    task = app.tasks["proj.seven"]
+    assert Seven is task  # type: ignore[comparison-overlap]
+    assert task.max_retries == 1
+    async with app.worker():
+        assert await (await task.delay()).get(timeout=10) == 7
+
+
+def test_abstract_class_is_not_registered_and_its_subclass_is(app: AioTask) -> None:
+    class Base(app.Task):  # type: ignore[name-defined,misc]
+        abstract = True
+        queue = "mail"
+
+    class Send(Base):
+        def run(self) -> None: ...
+
+    assert list(app.tasks) == [Send.name]
+    assert app.tasks[Send.name].queue == "mail"
+
+
+async def test_function_gets_the_attributes_and_handlers_of_its_base(app: AioTask) -> None:
+    seen = []
+
+    class Watched(app.Task):  # type: ignore[name-defined,misc]
+        abstract = True
+        colour = "red"
+
+        async def after_return(
+            self, status: str, retval: object, task_id: str, args: object, kwargs: object, einfo: object
+        ) -> None:
+            seen.append((status, retval, task_id))
+
+    @app.task(base=Watched, bind=True, size=3)
+    async def paint(self: Task) -> str:
+        return f"{self.colour} {self.size}"
+
+    async with app.worker():
+        result = await paint.delay()
+        assert await result.get(timeout=10) == "red 3"
+    assert seen == [("SUCCESS", "red 3", result.id)]
+
+
+async def test_current_app_and_task_are_those_of_the_execution(app: AioTask) -> None:
+    @app.task(bind=True)
+    async def look(self: Task) -> bool:
+        return aiotask.current_app() is app and aiotask.current_task() is self
+
+    async with app.worker():
+        assert await (await look.delay()).get(timeout=10) is True
+    assert aiotask.current_task() is None
+    assert aiotask.current_app() is aiotask.default_app
+
+
+def test_class_without_run_is_refused(app: AioTask) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"Nothing has no run\(\); define it, or say abstract = True"):
+
+        class Nothing(app.Task):  # type: ignore[name-defined,misc]
+            pass
+
+
+def test_second_class_under_a_taken_name_is_refused(app: AioTask) -> None:
+    class First(app.Task):  # type: ignore[name-defined,misc]
+        name = "proj.taken"
+
+        def run(self) -> None: ...
+
+    with pytest.raises(AlreadyRegistered, match=r"Two tasks are called 'proj\.taken'"):
+
+        class Second(app.Task):  # type: ignore[name-defined,misc]
+            name = "proj.taken"
+
+            def run(self) -> None: ...
+
+
+@pytest.mark.parametrize("what", [object, 3, "x"])
+def test_what_is_no_task_is_not_registered(app: AioTask, what: object) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        app.register(what)  # type: ignore[type-var]

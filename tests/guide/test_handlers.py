@@ -1,0 +1,108 @@
+"""Handlers run around the body in the worker; what they raise is logged and changes nothing else."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from aiotask import AioTask, Task, current_request
+
+
+def recorder(app: AioTask, seen: list[tuple[Any, ...]]) -> type[Task]:
+    class Recorder(app.Task):  # type: ignore[name-defined,misc]
+        abstract = True
+
+        def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # plain: in a thread
+            seen.append(("before_start", task_id == current_request().id, list(args), kwargs))
+
+        async def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+            seen.append(("on_success", task_id == current_request().id, retval))
+
+        def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            seen.append(("on_failure", repr(exc), einfo.exception is exc, "in body" in str(einfo)))
+
+        async def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            seen.append(("on_retry", repr(exc), str(einfo) == einfo.traceback))
+
+        def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            seen.append(("after_return", status, repr(retval), einfo is None))
+
+    return Recorder
+
+
+async def test_handlers_see_a_success(app: AioTask) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    @app.task(base=recorder(app, seen))
+    async def body(x: int, *, y: int) -> int:
+        seen.append(("body",))
+        return x + y
+
+    async with app.worker():
+        assert await (await body.delay(1, y=2)).get(timeout=10) == 3
+    assert seen == [
+        ("before_start", True, [1], {"y": 2}),
+        ("body",),
+        ("on_success", True, 3),
+        ("after_return", "SUCCESS", "3", True),
+    ]
+
+
+async def test_handlers_see_a_retry_and_then_a_failure(app: AioTask) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    @app.task(base=recorder(app, seen), autoretry_for=(KeyError,), retry_kwargs={"max_retries": 1, "countdown": 0.01})
+    def body() -> None:
+        raise KeyError("gone")
+
+    async with app.worker():
+        with pytest.raises(KeyError):
+            await (await body.delay()).get(timeout=10)
+    before = ("before_start", True, [], {})
+    assert seen == [
+        before,
+        ("on_retry", "KeyError('gone')", True),
+        before,
+        ("on_failure", "KeyError('gone')", True, True),
+        ("after_return", "FAILURE", "KeyError('gone')", False),
+    ]
+
+
+@pytest.mark.parametrize("handler", ["before_start", "on_success", "after_return"])
+@pytest.mark.parametrize("plain", [True, False])
+async def test_handler_that_raises_is_logged_and_changes_nothing(
+    app: AioTask, caplog: pytest.LogCaptureFixture, handler: str, plain: bool
+) -> None:
+    def broken(self: Task, *_: Any) -> None:
+        raise RuntimeError("handler trouble")
+
+    async def broken_too(self: Task, *_: Any) -> None:
+        raise RuntimeError("handler trouble")
+
+    base = type("Broken", (app.Task,), {"abstract": True, handler: broken if plain else broken_too})
+
+    @app.task(base=base, name="proj.body")
+    async def body() -> int:
+        return 1
+
+    with caplog.at_level(logging.ERROR, "aiotask.worker"):
+        async with app.worker():
+            assert await (await body.delay()).get(timeout=10) == 1
+    [record] = caplog.records
+    assert record.getMessage() == f"The handler {handler} of task proj.body failed"
+    assert "handler trouble" in str(record.exc_info)
+
+
+async def test_execute_stands_around_the_execution(app: AioTask) -> None:
+    class Doubling(app.Task):  # type: ignore[name-defined,misc]
+        abstract = True
+
+        async def execute(self, request: Any, call_next: Any) -> Any:
+            return 2 * await call_next(request) + len(request.args)
+
+    @app.task(base=Doubling)
+    def body(x: int) -> int:
+        return x
+
+    async with app.worker():
+        assert await (await body.delay(5)).get(timeout=10) == 11
