@@ -21,7 +21,7 @@ from aiotask.options import checked_text
 from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, ResultBackend
 from aiotask.registry import Registry
 from aiotask.schemes import check_url, implied_backend, make_pair
-from aiotask.sending import NamedTask, Sendable, message_envelope, outgoing_call
+from aiotask.sending import NamedTask, Sendable, message_envelope, note_children, outgoing_call
 from aiotask.settings import DEFAULT_BROKER_URL, Settings, load_settings
 from aiotask.tasks import FunctionTask
 from aiotask.tasks import Task as BaseTask
@@ -189,6 +189,7 @@ class AioTask:
         task: Sendable = self._registry.get(name) or NamedTask(self, checked_text("name", name))
         call = outgoing_call(task, () if args is None else args, {} if kwargs is None else kwargs, options)
         await self.send((call,))
+        note_children((call,))
         return AsyncResult(call.message.id, app=self, name=name)
 
     @property

@@ -16,7 +16,7 @@ from aiotask.wire.errors import from_record
 R = TypeVar("R")
 T = TypeVar("T")
 
-_NOT_YET = frozenset({"children", "revoke", "abort", "graph"})
+_NOT_YET = frozenset({"revoke", "abort", "graph"})
 
 
 class AsyncResult(Generic[R]):
@@ -125,6 +125,10 @@ class AsyncResult(Generic[R]):
         """Return the remote traceback of a failed or retried task as text. Cost: as `meta`."""
         return (await self._fetch()).traceback
 
+    async def children(self) -> "list[AsyncResult[Any]]":
+        """Return the results of the tasks that it has sent, in the order of sending (`trail`). Cost: as `meta`."""
+        return [AsyncResult(child, app=self._app) for child in (await self._fetch()).children]
+
     async def forget(self) -> None:
         """Remove what is stored. The id is PENDING afterwards. Cost: one round trip."""
         await self._app.connect()
@@ -155,6 +159,10 @@ class AsyncResult(Generic[R]):
         return meta
 
     async def _wait(self, timeout: float | None) -> TaskMeta:
+        if timeout is not None and timeout <= 0:
+            if (meta := await self._fetch()).ready:
+                return meta
+            raise TimeoutError(f"There is no result of task {self.id} yet.")
         await self._app.connect()
         try:
             with waiting(find_current()):
@@ -253,6 +261,10 @@ class SyncResult(Generic[R]):
     def traceback(self) -> str | None:
         """See `AsyncResult.traceback`."""
         return self._run(lambda result: result.traceback())
+
+    def children(self) -> list[AsyncResult[Any]]:
+        """See `AsyncResult.children`."""
+        return self._run(lambda result: result.children())
 
     def forget(self) -> None:
         """See `AsyncResult.forget`."""

@@ -91,6 +91,7 @@ TASK_OPTIONS: Final[Mapping[str, Option]] = {
     "track_started": Option(None, _flag_or_none),
     "acks_late": Option(None, _flag_or_none),
     "acks_on_failure_or_timeout": Option(None, _flag_or_none),
+    "trail": Option(True, _flag),
     "queue": Option(None, _text_or_none),
     "priority": Option(None, _priority),
     "expires": Option(
@@ -120,7 +121,6 @@ TASK_NOT_YET: Final = frozenset(
         "concurrency",
         "time_limit",
         "soft_time_limit",
-        "trail",
         "serializer",
         "compression",
         "backend",

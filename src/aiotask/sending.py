@@ -88,6 +88,13 @@ def check_call(task: Sendable, args: Any, kwargs: Any) -> None:
         task.arguments.check(args, kwargs)
 
 
+def note_children(calls: Sequence[Outgoing]) -> None:
+    """Note what was sent as children of the execution that has sent it, if it is one."""
+    parent = find_current()
+    if parent is not None:
+        parent.children.extend(call.message.id for call in calls)
+
+
 def message_envelope(app: Application, message: TaskMessage, queue: str, when: Timing) -> Envelope:
     """Return a message as what the broker carries.
 

@@ -28,7 +28,7 @@ from aiotask.outcome import ExceptionInfo
 from aiotask.protocols import Application, Outgoing
 from aiotask.request import Request, current_request, find_current, reset_current, set_current
 from aiotask.retry import Classes, RetryPolicy, exhausted
-from aiotask.sending import check_call, outgoing_call
+from aiotask.sending import check_call, note_children, outgoing_call
 from aiotask.task_logging import get_task_logger
 from aiotask.wire.serialization import JSON
 
@@ -101,6 +101,7 @@ class Task:
     track_started: Any = _Setting("task_track_started")
     acks_late: Any = _Setting("task_acks_late")
     acks_on_failure_or_timeout: Any = _Setting("task_acks_on_failure_or_timeout")
+    trail: bool = True
     queue: str | None = None
     priority: int | None = None
     expires: float | None = None
@@ -261,6 +262,7 @@ class Task:
             return [await self._run_here(call) for call in outgoing]
         if outgoing:
             await self.app.send(outgoing)
+            note_children(outgoing)
         return [AsyncResult(call.message.id, app=self.app, name=self.name) for call in outgoing]
 
     async def apply(
@@ -320,10 +322,12 @@ class Task:
             )
         eta_at = None if eta is None else aware_moment("eta", eta)
         delay = timing(countdown, eta, None).delay_s
+        if delay is None and eta_at is None:
+            delay = float(self.default_retry_delay)
         retry = Retry(
             f"Retry in {delay} s" if eta is None else f"Retry at {eta.isoformat()}",
             exc,
-            delay if delay is not None or eta_at is not None else float(self.default_retry_delay),
+            delay,
             eta_at,
             None if args is None and kwargs is None else self._other_arguments(request, args, kwargs),
         )
@@ -342,7 +346,7 @@ class Task:
             ValueError: The state is not upper-case text.
             EncodeError: The meta can't be serialised.
         """
-        if not state or state != state.upper():
+        if not _is_state(state):
             raise ValueError(f"state is {state!r}; it takes an upper-case text such as 'PROGRESS'.")
         # Encoded now: the body may change it before it is written.
         self.request.report(state, msgspec.Raw(JSON.encode(meta)))
@@ -354,6 +358,7 @@ class Task:
         if self.app.conf.task_always_eager:
             return await self._run_here(call)
         await self.app.send((call,))
+        note_children((call,))
         return AsyncResult(call.message.id, app=self.app, name=self.name)
 
     async def _run_here(self, call: Outgoing) -> EagerResult[Any]:
@@ -416,6 +421,10 @@ def _own_attributes(kind: type) -> dict[str, Any]:
     """Return what a task's class and its bases define beyond `Task`."""
     own = [base for base in reversed(kind.__mro__) if base not in Task.__mro__]
     return {name: value for base in own for name, value in vars(base).items()}
+
+
+def _is_state(state: Any) -> bool:
+    return isinstance(state, str) and state != "" and state == state.upper() and state.isprintable()
 
 
 def _called_outside(run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -483,7 +492,9 @@ class SyncCaller(Generic[P]):
                 await app.send(calls)
             return [AsyncResult(call.message.id, app=task.app, name=task.name) for call in calls]
 
-        return task.app.run_sync(f"{task.name}.sync.{how}", send)
+        results = task.app.run_sync(f"{task.name}.sync.{how}", send)
+        note_children(calls)
+        return results
 
 
 class FunctionTask(Task, Generic[P, C_co]):

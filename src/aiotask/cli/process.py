@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NoReturn
@@ -42,9 +41,6 @@ def run_worker(app: AioTask, worker: Worker, stopping: Stopping, loop_name: str)
         BrokerError, BackendError: A server can't be reached, or has failed in a way that waiting does not mend.
     """
     loop = _new_loop(loop_name)
-    # One of our own, which is left without waiting; the loop's would be waited for, however long its threads run.
-    executor = ThreadPoolExecutor(thread_name_prefix="aiotask-executor")
-    loop.set_default_executor(executor)
     worker.on_stall = _end_stalled
     try:
         stopping.attach(loop, worker.stop)
@@ -52,7 +48,6 @@ def run_worker(app: AioTask, worker: Worker, stopping: Stopping, loop_name: str)
         return BAD_ANSWER if stopping.level == COLD and worker.left_behind else DONE
     finally:
         _clear(loop)
-        executor.shutdown(wait=False, cancel_futures=True)
         loop.close()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import click
 
@@ -20,7 +20,6 @@ from aiotask.cli.stopping import Stopping
 from aiotask.cli.supervisor import Supervisor
 from aiotask.cli.targets import import_tasks, load_target
 from aiotask.options import checked_text
-from aiotask.worker.worker import Worker
 
 logger = logging.getLogger("aiotask.worker")
 
@@ -130,22 +129,14 @@ def run(supervisor_pipe: int | None, **values: Any) -> int:
     app = _prepare(flags)
     worker = app.worker(queues=flags.queues or None, burst=flags.burst)
     count = app.conf.worker_processes
-    if count > 1:
-        _introduce(app, flags, f"{worker.hostname} in {count} processes")
-        # Now, and once: children that can't reach a server would each say so, over and over.
-        asyncio.run(check_connections(app))
-        return asyncio.run(_supervisor(app, flags, count).run())
+    who = worker.hostname if count == 1 else f"{worker.hostname} in {count} processes"
     if supervisor_pipe is None:
-        _introduce(app, flags, worker.hostname)
-    return _work(app, worker, stopping, flags.loop)
-
-
-def _work(app: AioTask, worker: Worker, stopping: Stopping, loop_name: str) -> NoReturn:
+        _introduce(app, flags, who)
     try:
-        code = run_worker(app, worker, stopping, loop_name)
+        code = run_worker(app, worker, stopping, flags.loop) if count == 1 else _supervise(app, flags, count)
     except Exception as error:  # noqa: BLE001 - `main` would report it as well, but return to an interpreter that waits
         code = report(error)
-    leave(code)
+    return leave(code)
 
 
 def _prepare(flags: Flags) -> AioTask:
@@ -170,13 +161,23 @@ def _prepare(flags: Flags) -> AioTask:
     return app
 
 
-def _supervisor(app: AioTask, flags: Flags, count: int) -> Supervisor:
+def _supervise(app: AioTask, flags: Flags, count: int) -> int:
+    """Keep `count` worker processes; return the worst exit code of theirs.
+
+    Raises:
+        BrokerConnectionError, BackendConnectionError: A server can't be reached; nothing is started.
+    """
     name, at, host = (app.conf.worker_name or "aiotask").partition("@")
 
     def arguments(number: int, pipe: int) -> list[str]:
         return flags.of_child(f"{name}-{number}{at}{host}", pipe)
 
-    return Supervisor(arguments, count, burst=flags.burst)
+    async def run() -> int:
+        # Now, and once: children that can't reach a server would each say so, over and over.
+        await check_connections(app)
+        return await Supervisor(arguments, count, burst=flags.burst).run()
+
+    return asyncio.run(run())
 
 
 def _introduce(app: AioTask, flags: Flags, who: str) -> None:

@@ -13,6 +13,7 @@ import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Final
 
 from aiotask.cli.errors import CONFIGURATION, DONE, INTERNAL, INTERRUPTED, TARGET, USAGE
@@ -54,8 +55,14 @@ class Supervisor:
     async def run(self) -> int:
         """Keep the children; return the worst of their last exit codes."""
         loop = asyncio.get_running_loop()
+
+        def hand_over(_number: int, _frame: FrameType | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: there is nothing left to stop
+                loop.call_soon_threadsafe(self._on_signal)
+
+        # Python's handlers, not the loop's: those end with it, and a signal after that would replace the exit code.
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+            signal.signal(number, hand_over)
         return max(await asyncio.gather(*(self._keep(number) for number in range(1, self._count + 1))))
 
     def _on_signal(self) -> None:

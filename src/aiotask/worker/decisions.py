@@ -170,6 +170,8 @@ def _meta(
         parent_id=message.parent_id,
     )
     task, request = execution.task, execution.request
+    if request is not None and request.children and task is not None and task.trail:
+        meta.children = request.children
     if task is not None and request is not None and task.app.conf.result_extended:
         # As they were sent: by now the body has had them in its hands.
         meta.args, meta.kwargs = JSON.decode(message.payload)

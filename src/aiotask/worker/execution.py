@@ -18,6 +18,7 @@ class Execution:
         kwargs: As `args`.
         handing_back: True once the worker wants it ended, to be run by another.
         finished: True once it has an outcome; whatever comes later is dropped.
+        waits: For how many other tasks it waits just now; its slot is lent while it does.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Execution:
         "request",
         "started_mono",
         "task",
+        "waits",
     )
 
     def __init__(self, delivery: Delivery, message: TaskMessage | None = None, task: Task | None = None) -> None:
@@ -42,6 +44,7 @@ class Execution:
         self.started_mono = 0.0
         self.finished = False
         self.handing_back = False
+        self.waits = 0
         self.args: list[Any] = []
         self.kwargs: dict[str, Any] = {}
 

@@ -81,7 +81,7 @@ class Leases:
     def _run(self) -> None:
         next_renewal = time.monotonic() + self._renewal
         reported = False
-        while not self._stop.wait(_LOOK_S):
+        while not self._stop.wait(min(_LOOK_S, self._renewal)):
             blocked = self._blocked_for()
             if blocked < _STALL_NEWS_S:
                 reported = False

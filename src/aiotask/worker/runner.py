@@ -37,7 +37,7 @@ class Runner:
         conclude: Callable[[Execution, Outcome], None],
         update: Callable[[Execution, str, Any], None],
         failed: Callable[[BaseException], None],
-        on_wait: Callable[[Execution, bool], None] | None = None,
+        on_wait: Callable[[bool], None] | None = None,
         *,
         eager: bool = False,
     ) -> None:
@@ -50,7 +50,7 @@ class Runner:
             conclude: Takes each outcome, once per execution.
             update: Takes a state that a body reports, on the loop.
             failed: Told of an error that is not the body's.
-            on_wait: Told, on the loop, when an execution begins and ends to wait for another task.
+            on_wait: Told, on the loop, True when an execution begins to wait for another task, False when it goes on.
             eager: True when it runs for a caller, with no worker around it.
         """
         self._hostname = hostname
@@ -166,6 +166,8 @@ class Runner:
 
     def _end(self, execution: Execution, outcome: Outcome) -> None:
         if self.running.pop(execution, None) is not None:
+            if execution.waits:
+                self._lend(execution, False)  # it has left something running that still waits
             self._conclude(execution, outcome)
 
     def _report(self, execution: Execution, state: str, meta: Any) -> None:
@@ -173,12 +175,23 @@ class Runner:
         self._on_loop(self._update, execution, state, meta)
 
     def _on_wait(self, execution: Execution, begins: bool) -> None:
-        """Let others use the slot of an execution that waits, and its thread, in whatever thread it runs."""
-        assert self._waits is not None  # noqa: S101 - requests are given this method only then
-        self._on_loop(self._waits, execution, begins)
+        """Note that an execution waits, or goes on, in whatever thread that is."""
+        self._on_loop(self._count_wait, execution, begins)
+
+    def _count_wait(self, execution: Execution, begins: bool) -> None:
+        """Lend the one slot of an execution while anything in it waits: it may wait for several at once."""
+        if execution not in self.running:
+            return
+        execution.waits += 1 if begins else -1
+        if execution.waits == int(begins):
+            self._lend(execution, begins)
+
+    def _lend(self, execution: Execution, begins: bool) -> None:
+        assert self._waits is not None  # noqa: S101 - only then is a request told to report waits
+        self._waits(begins)
         task = execution.task
         if task is not None and not task.is_async:
-            self._on_loop(self._threads.lend if begins else self._threads.take_back)
+            (self._threads.lend if begins else self._threads.take_back)()
 
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
         try:

@@ -189,10 +189,8 @@ class Worker:
         self._leases.drop(execution.delivery)
         self._room.give()
 
-    def _on_wait(self, execution: Execution, begins: bool) -> None:
+    def _on_wait(self, begins: bool) -> None:
         """Lend the slot of an execution that waits for another task: that one may need it."""
-        if execution.finished:
-            return
         if begins:
             self._room.give()
             self._admission.lend()

@@ -322,7 +322,7 @@ CROSS JOIN aiotask_messages AS m ON m.seq = l.seq
 _BURY = f"""
 INSERT INTO aiotask_dead_letters (id, queue, reason, detail, died_at, body, body_bytes, content_type, priority)
 SELECT m.id, queue, json_extract(value, '$[1]'), json_extract(value, '$[2]'), {NOW},
-    substr(body, 1, {DEAD_BODY_BYTES}), length(body), content_type, priority
+    coalesce(substr(body, 1, {DEAD_BODY_BYTES}), x''), length(body), content_type, priority -- substr(x'') is NULL
 FROM json_each(?)
 CROSS JOIN aiotask_leases AS l ON lease = json_extract(value, '$[0]')
 CROSS JOIN aiotask_messages AS m ON m.seq = l.seq
