@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.blocking import BackgroundLoop, refuse_on_a_loop, run_on
@@ -100,10 +100,12 @@ class AioTask:
     def __repr__(self) -> str:
         return f"<AioTask: {self.main or '__main__'}>"
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _NOT_YET:
-            raise AttributeError(f"AioTask.{name} is not available in this version of aiotask yet.")
-        raise AttributeError(f"AioTask has no attribute {name!r}.")
+    if not TYPE_CHECKING:  # a visible __getattr__ would allow every name in the eyes of a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _NOT_YET:
+                raise AttributeError(f"AioTask.{name} is not available in this version of aiotask yet.")
+            raise AttributeError(f"AioTask has no attribute {name!r}.")
 
     # What it has
 
@@ -301,14 +303,9 @@ class AioTask:
             BrokerConnectionError, BackendConnectionError: Nothing is there, or it refuses us.
             AioTaskError: The app is open on another loop.
         """
-        running = asyncio.get_running_loop()
+        running = self._running_loop()
         stale = False
         if self._loop is not running:
-            if self._loop is not None and not self._loop.is_closed():
-                raise AioTaskError(
-                    "This app is open on another event loop, and its connections belong to that one. "
-                    "Close it there (await app.close()), or make an app for this loop."
-                )
             stale = self._loop is not None
             self._loop, self._opening, self._coalescer = running, asyncio.Lock(), None
             if stale:
@@ -322,12 +319,26 @@ class AioTask:
                     await self._open_adapters()
 
     async def close(self) -> None:
-        """Send what waits to be sent, and close the connections. The app can be opened again. Idempotent."""
-        if self._coalescer is not None and self._loop is asyncio.get_running_loop():
+        """Send what waits to be sent, and close the connections. The app can be opened again. Idempotent.
+
+        Raises:
+            AioTaskError: The app is open on another loop.
+        """
+        if self._loop is self._running_loop() and self._coalescer is not None:
             await self._coalescer.drain()
         self._coalescer = self._loop = None
         self._users = 0
         await self._close_adapters()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop; refuse it while the app is open on another one."""
+        running = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not running and not self._loop.is_closed():
+            raise AioTaskError(
+                "This app is open on another event loop, and its connections belong to that one. "
+                "Close it there (await app.close()), or make an app for this loop."
+            )
+        return running
 
     async def run_here(self, task: BaseTask, call: Outgoing) -> EagerResult[Any]:
         """Run a call in this process, on the running loop; return its result."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -68,10 +68,12 @@ class AsyncResult(Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         return self.get().__await__()
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _NOT_YET:
-            raise AttributeError(f"AsyncResult.{name} is not available in this version of aiotask yet.")
-        raise AttributeError(f"AsyncResult has no attribute {name!r}.")
+    if not TYPE_CHECKING:  # a visible __getattr__ would allow every name in the eyes of a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _NOT_YET:
+                raise AttributeError(f"AsyncResult.{name} is not available in this version of aiotask yet.")
+            raise AttributeError(f"AsyncResult has no attribute {name!r}.")
 
     async def get(self, timeout: float | None = None, propagate: bool = True) -> R:
         """Wait for the final state and return the task's value.

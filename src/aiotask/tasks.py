@@ -133,7 +133,7 @@ class Task:
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"Task {name!r:.80}: {error}") from None
         for option in options:
-            if option not in TASK_OPTIONS and option in _MEMBERS:
+            if option in _MEMBERS and option not in TASK_OPTIONS and option not in TASK_NOT_YET:
                 raise ImproperlyConfigured(
                     f"Task {name!r}: {option!r} belongs to every task, and can't be an option; "
                     "define it in a subclass of Task and give that as base=."

@@ -12,6 +12,7 @@ from aiotask.exceptions import ImproperlyConfigured
 from aiotask.options import (
     AT_ONCE,
     CALL_OPTIONS,
+    TASK_NOT_YET,
     TASK_OPTIONS,
     Timing,
     aware_moment,
@@ -124,10 +125,7 @@ def test_task_option_is_kept_as_an_attribute_when_it_is_far_from_every_option() 
     assert check_task_option("proj.t", "colour_of_tea", colour) is colour
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["rate_limit", "concurrency", "time_limit", "soft_time_limit", "serializer", "backend", "mandatory", "trail"],
-)
+@pytest.mark.parametrize("option", sorted(TASK_NOT_YET))
 def test_task_option_says_so_when_it_is_not_available_yet(option: str) -> None:
     said = refusal(lambda: check_task_option("proj.t", option, None))
     assert said == f"Task 'proj.t': the option {option!r} is not available in this version yet."

@@ -16,6 +16,9 @@ LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task", "task_id", "taskName"}
 """What every record has; all else was given with it as `extra`."""
 
+_OUTCOMES: Final = "aiotask.worker.tasks"
+"""The logger whose messages name their task themselves."""
+
 _RESERVED: Final = frozenset({"ts", "level", "logger", "exception", "stack"})
 
 
@@ -52,11 +55,12 @@ def set_up_logging(level: str, *, as_json: bool, logfile: str | None) -> None:
 def name_the_task(record: logging.LogRecord) -> bool:
     """Put the name and id of the task that the logging code runs in on its record, whatever logger it used."""
     # What asyncio says of a forgotten task it says when that is collected, in whatever task runs at the moment.
-    if record.name != "asyncio" and not hasattr(record, "task_id"):
-        request = find_current()
-        if request is not None:
-            record.task, record.task_id = request.task, request.id
-            record.running = f" {request.task}[{request.id}]"
+    request = None if hasattr(record, "task_id") or record.name == "asyncio" else find_current()
+    if request is not None:
+        record.task, record.task_id = request.task, request.id
+    task_id = getattr(record, "task_id", None)
+    if task_id is not None and record.name != _OUTCOMES:
+        record.running = f" {getattr(record, 'task', None)}[{task_id}]"
     return True
 
 

@@ -122,6 +122,11 @@ class Supervisor:
                 # A Ctrl-C of the terminal reaches every process of a group: ours tells them, and once is enough.
                 start_new_session=True,
             )
+        except OSError as error:
+            # No memory, or too many processes: the others go on, and it is tried again.
+            logger.error("Can't start worker process %d: %s", number, error)
+            os.close(ours)
+            return 0, INTERNAL
         finally:
             os.close(theirs)
         self._children[number] = process, ours

@@ -17,6 +17,7 @@ logger = logging.getLogger("aiotask.worker")
 
 _LOOK_S = 0.5
 _STALL_NEWS_S = 1.0
+_CLOCK_JUMP_S = 1.0
 
 
 class Leases:
@@ -80,6 +81,7 @@ class Leases:
 
     def _run(self) -> None:
         next_renewal = time.monotonic() + self._renewal
+        clocks_apart = time.time() - time.monotonic()
         reported = False
         while not self._stop.wait(min(_LOOK_S, self._renewal)):
             blocked = self._blocked_for()
@@ -91,7 +93,9 @@ class Leases:
             if blocked > self._stall_limit:
                 self._stalled(blocked)
                 break
-            if time.monotonic() >= next_renewal:
+            # When the machine slept or its clock was set, the leases may have lapsed: at once, before they are missed.
+            apart_before, clocks_apart = clocks_apart, time.time() - time.monotonic()
+            if time.monotonic() >= next_renewal or abs(clocks_apart - apart_before) > _CLOCK_JUMP_S:
                 next_renewal = time.monotonic() + self._renewal
                 self._renew()
         self._keeper.close()

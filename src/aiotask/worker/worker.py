@@ -255,8 +255,11 @@ class Worker:
 
     async def _stop_taking(self) -> None:
         self._admission.close()
-        # A `receive` that is cut off gives back what it had taken; a `begin` under way is let finish.
+        # A `receive` that is cut off gives back what it had taken; a `begin` under way is let finish, if there is time.
         self._stages[0].cancel()
+        await self._until_ended(self._stages, None)
+        for stage in self._stages:
+            stage.cancel()  # what that `begin` was about is handed back when the subscription is closed
         await asyncio.gather(*self._stages, return_exceptions=True)
         for execution in self._admission.withdraw():
             self._on_refused(execution, HandedBack())
@@ -267,13 +270,17 @@ class Worker:
             return
         grace = self._runtime.shutdown_timeout
         logger.info("Stopping: %d running tasks get up to %g s to finish", len(running), grace)
+        await self._until_ended(running, grace)
+
+    async def _until_ended(self, tasks: "list[asyncio.Task[None]]", timeout: float | None) -> None:
+        """Wait until `tasks` have ended, at most `timeout` seconds, and not when the worker is to stop at once."""
         now = asyncio.ensure_future(self._stop_now.wait())
-        finished = asyncio.ensure_future(asyncio.wait(running))
+        ended = asyncio.ensure_future(asyncio.wait(tasks))
         try:
-            await asyncio.wait([now, finished], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([now, ended], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             now.cancel()
-            finished.cancel()
+            ended.cancel()
 
     async def _end_what_runs(self) -> None:
         await self._runner.hand_back(_CANCEL_GRACE_S)

@@ -40,8 +40,21 @@ def test_text_line_names_task_and_id_when_a_task_runs() -> None:
 
 
 @pytest.mark.usefixtures("running_task")
-def test_text_line_names_no_second_task_when_the_record_has_its_own() -> None:
-    assert TextFormatter().format(record(task="other", task_id="its-id")).endswith("own: hello you")
+def test_text_line_names_the_task_that_the_record_names_when_it_does() -> None:
+    line = TextFormatter().format(record(task="other", task_id="its-id"))
+
+    assert line.endswith("own other[its-id]: hello you")
+
+
+def test_text_line_names_no_task_when_the_record_says_that_there_is_none() -> None:
+    assert TextFormatter().format(record(task=None, task_id=None)).endswith("own: hello you")
+
+
+@pytest.mark.usefixtures("running_task")
+def test_text_line_names_the_task_once_when_the_message_does() -> None:
+    line = TextFormatter().format(record(name="aiotask.worker.tasks", task="other", task_id="its-id"))
+
+    assert line.endswith("aiotask.worker.tasks: hello you")
 
 
 @pytest.mark.usefixtures("running_task")

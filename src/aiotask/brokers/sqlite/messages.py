@@ -4,6 +4,7 @@ Each takes a batch and costs a few statements however long it is (see `connectio
 described in `connections/sqlite/schema.sql`.
 """
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -143,6 +144,12 @@ class Wanted(NamedTuple):
     lease_s: float
     scan: bool
     """True when it is time to look for lapsed leases."""
+    lost_by: float
+    """Lapsed leases are taken from their consumers if they had lapsed by this time of the broker's."""
+    asked_mono: float
+    """When it was asked, in monotonic seconds."""
+    wait_s: float
+    """Who has waited longer for the file takes no lease from anybody: its owner may have waited to renew it."""
 
 
 class Taken(NamedTuple):
@@ -151,8 +158,17 @@ class Taken(NamedTuple):
     deliveries: Sequence[Delivery]
     due_in_s: float | None = None
     """Until the next message is due; None when none waits."""
-    lapse_in_s: float | None = None
-    """Until the next lease lapses, if nobody renews it; None when there is none, or it was not asked for."""
+    lapse: "Lapse | None" = None
+    """None when there are no leases, or they were not asked for."""
+
+
+class Lapse(NamedTuple):
+    """What a look for lapsed leases has found."""
+
+    looked_at: float
+    """The broker's time of the look."""
+    until: float
+    """When the first lease lapses, or has lapsed, if nobody renews it."""
 
 
 def due_in_s(connection: Connection, queues: str) -> float | None:
@@ -163,23 +179,19 @@ def due_in_s(connection: Connection, queues: str) -> float | None:
 
 def nothing_to_take(connection: Connection, wanted: Wanted) -> Taken | None:
     """Return when to look again, or None when `take` has something to do. Only reads."""
-    lapse_in: float | None = None
-    if wanted.scan:
-        now, until = connection.execute(_NEXT_LAPSE).fetchone()
-        if until is not None:
-            lapse_in = until - now
-            if until <= now:
-                return None
+    lapse = _next_lapse(connection) if wanted.scan else None
+    if lapse is not None and lapse.until <= min(lapse.looked_at, wanted.lost_by):
+        return None
     _, heads = _heads(connection, wanted.queues)
     due_in = min((due_in for _, _, due_in in heads), default=None)
     if due_in is not None and due_in <= 0:
         return None
-    return Taken((), due_in, lapse_in)
+    return Taken((), due_in, lapse)
 
 
 def take(connection: Connection, wanted: Wanted) -> Taken:
     """Lease due messages to a consumer: reclaimed ones, then by priority, then as they became due."""
-    lapse_in = _reclaim(connection) if wanted.scan else None
+    lapse = _reclaim(connection, wanted) if wanted.scan else None
     now, heads = _heads(connection, wanted.queues)
     order: dict[int, int] = {}
     leased_before = taken = 0
@@ -198,19 +210,26 @@ def take(connection: Connection, wanted: Wanted) -> Taken:
                 taken += cursor.rowcount
                 leased_before = (cursor.lastrowid or 0) - taken  # they are numbered without a gap
     if taken:
-        return Taken(_read(connection, leased_before, order), None, lapse_in)
-    return Taken((), min((due_in for _, _, due_in in heads), default=None), lapse_in)
+        return Taken(_read(connection, leased_before, order), None, lapse)
+    return Taken((), min((due_in for _, _, due_in in heads), default=None), lapse)
 
 
-def _reclaim(connection: Connection) -> float | None:
-    """Put messages whose lease has lapsed ahead of all that waits; return in how many seconds the next one lapses."""
+def _reclaim(connection: Connection, wanted: Wanted) -> Lapse | None:
+    """Put messages that are lost by `wanted` ahead of all that waits; return what lapses next."""
+    lapse = _next_lapse(connection)
+    if lapse is None or time.monotonic() - wanted.asked_mono > wanted.wait_s:
+        return lapse
+    lost_by = min(lapse.looked_at, wanted.lost_by)
+    if lapse.until > lost_by:
+        return lapse
+    connection.execute(_RECLAIM, (lost_by,))
+    connection.execute(_END_LAPSED, (lost_by,))
+    return _next_lapse(connection)
+
+
+def _next_lapse(connection: Connection) -> Lapse | None:
     now, until = connection.execute(_NEXT_LAPSE).fetchone()
-    if until is None or until > now:
-        return None if until is None else until - now
-    connection.execute(_RECLAIM, (now,))
-    connection.execute(_END_LAPSED, (now,))
-    _, until = connection.execute(_NEXT_LAPSE).fetchone()
-    return None if until is None else until - now
+    return None if until is None else Lapse(now, until)
 
 
 def _heads(connection: Connection, queues: str) -> tuple[float, list[tuple[int, str, float]]]:

@@ -26,7 +26,13 @@ T = TypeVar("T")
 ERRORS: Final = Translation(BrokerConnectionError, BrokerError, BrokerFull)
 
 _SCAN_MOST_S: Final = 5.0
-"""Longest time between two looks for lapsed leases; a quarter of the lease when that is shorter."""
+"""Longest time between two looks for lapsed leases; a quarter of the lease when that is shorter.
+
+A lease is lost when it had lapsed at two looks so far apart. Where time has passed for nobody (the machine slept, its
+clock was set, the file was locked) this gives the owner the time to renew it.
+"""
+_BRIEF: Final = 0.25
+"""Part of that time which a look may wait for the file."""
 _TICK_S: Final = 0.002
 """Twice the grain of SQL's clock: a due time that differs by less is the one that is waited for."""
 _RENEW_TIMEOUT_S: Final = 5.0
@@ -63,6 +69,9 @@ class SqliteSubscription:
         self._forget = forget
         self._scan_s = min(_SCAN_MOST_S, lease / 4)
         self._scan_at = 0.0
+        # When lapsed leases were seen first, by the broker's clock and by the loop's. Who has just come was not held up
+        # together with their owners: what had lapsed before its first look is lost.
+        self._seen: tuple[float, float] | None = (math.inf, -math.inf)
         self._waiters: set[_Waiter] = set()
         self._closed = False
 
@@ -102,7 +111,12 @@ class SqliteSubscription:
         scan = now >= self._scan_at
         if scan:
             self._scan_at = now + self._scan_s * random.uniform(0.8, 1.0)  # noqa: S311 - spreads processes
-        wanted = messages.Wanted(self._owner, self._queues, max_items, self._lease_s, scan)
+        lost_by = -math.inf
+        if scan and self._seen is not None and now - self._seen[1] >= self._scan_s:
+            lost_by = self._seen[0]
+        wanted = messages.Wanted(
+            self._owner, self._queues, max_items, self._lease_s, scan, lost_by, time.monotonic(), self._scan_s * _BRIEF
+        )
         future = self._link.run(
             partial(messages.take, wanted=wanted),
             probe=partial(messages.nothing_to_take, wanted=wanted),
@@ -118,10 +132,25 @@ class SqliteSubscription:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._give_back(future.result())
             raise
-        if taken.lapse_in_s is not None:
-            self._scan_at = min(self._scan_at, now + taken.lapse_in_s + 0.001)
+        if scan:
+            self._note_lapse(taken.lapse, judged=lost_by > -math.inf)
         pause = self._scan_at - now
         return taken.deliveries, max(0.0, pause if taken.due_in_s is None else min(pause, taken.due_in_s))
+
+    def _note_lapse(self, lapse: messages.Lapse | None, *, judged: bool) -> None:
+        """Plan the next look for lapsed leases by what this one has found, and has left."""
+        now = asyncio.get_running_loop().time()
+        if lapse is None:
+            self._seen = None
+            return
+        lapses_in = lapse.until - lapse.looked_at
+        if lapses_in > 0:
+            self._seen = None
+            self._scan_at = min(self._scan_at, now + lapses_in + 0.001)
+            return
+        if self._seen is None or judged:
+            self._seen = lapse.looked_at, now
+        self._scan_at = min(self._scan_at, self._seen[1] + self._scan_s)
 
     def _due_in_s(self, connection: sqlite3.Connection) -> float | None:
         return messages.due_in_s(connection, self._queues)

@@ -208,7 +208,9 @@ class Storage:
             connection = self._open_connection()
         except Exception as error:  # noqa: BLE001 - it is the callers' error
             self.healthy = False
-            self._polled = time.monotonic() + _REOPEN_S - POLL_S
+            again = time.monotonic() + _REOPEN_S
+            self._polled = again - POLL_S
+            self._next_chore = max(self._next_chore, again)  # else a chore that is due makes this a busy loop
             for job in jobs:
                 out.fail(job, error)
             return

@@ -1,0 +1,55 @@
+"""A project of tasks, and a SQLite file of each test's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from tests.processes import WorkerProcess, run_aiotask, start_worker
+
+PROJECT = Path(__file__).parent / "project"
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return {"AIOTASK_BROKER_URL": f"sqlite:///{tmp_path}/tasks.db"}
+
+
+@pytest.fixture
+def aiotask(env: dict[str, str]) -> Callable[..., "CompletedProcess[str]"]:
+    """Runs an `aiotask` command in the project's folder to its end."""
+
+    def run(*arguments: str, stdin: str | None = None, **more: str) -> "CompletedProcess[str]":
+        return run_aiotask(*arguments, cwd=PROJECT, env=env | more, stdin=stdin)
+
+    return run
+
+
+@pytest.fixture
+def call(aiotask: Callable[..., "CompletedProcess[str]"]) -> Callable[..., str]:
+    """Sends a task; returns its id."""
+
+    def send(*arguments: str) -> str:
+        finished = aiotask("call", *arguments)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout.strip()
+
+    return send
+
+
+@pytest.fixture
+def start(env: dict[str, str], request: pytest.FixtureRequest) -> Callable[..., WorkerProcess]:
+    """Starts a worker of the project, which ends with the test."""
+
+    def start(*options: str, target: str = "tasks", ready: bool = True, **more: str) -> WorkerProcess:
+        worker = start_worker(target, *options, cwd=PROJECT, env=env | more, ready=ready)
+        request.addfinalizer(lambda: worker.__exit__(None, None, None))
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def worker(start: Callable[..., Any]) -> WorkerProcess:
+    return start()
