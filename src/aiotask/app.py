@@ -90,6 +90,7 @@ class AioTask:
         self._registry = Registry()
         self._base: type[BaseTask] | None = None
         self._pair: tuple[Broker, ResultBackend] | None = None
+        self._pair_urls: tuple[str, str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Lock | None = None
         self._coalescer: Coalescer[Envelope] | None = None
@@ -430,8 +431,10 @@ class AioTask:
         return None
 
     def _adapters(self) -> tuple[Broker, ResultBackend]:
-        if self._pair is None:
-            self._pair = make_pair(self.broker_url, self.backend_url, self.conf)
+        urls = self.broker_url, self.backend_url
+        if self._pair is None or (self._coalescer is None and self._pair_urls != urls):
+            self._pair = make_pair(*urls, self.conf)
+            self._pair_urls = urls
         return self._pair
 
     async def _open_adapters(self) -> None:

@@ -14,6 +14,10 @@ Depth = Callable[..., Awaitable[QueueDepth]]
 DeadLetters = Callable[[], Awaitable[list[DeadLetter]]]
 
 
+SHORT_LEASE = {"worker_lease": 1.2, "worker_lease_renewal": 0.3}
+"""So that a worker looks for what others have lost more often than every five seconds."""
+
+
 async def start_and_lose(app: AioTask, *, acks_late: bool, lease: float = 0.2) -> Delivery:
     """Start the next message as a worker does that is killed then: its lease is not renewed any more."""
     await app.connect()
@@ -49,6 +53,7 @@ async def test_message_of_a_lost_worker_runs_again_when_it_is_acknowledged_late(
 
     result = await run.delay()
     await start_and_lose(app, acks_late=True)
+    app.conf.update(**SHORT_LEASE)
     async with app.worker():
         assert await result.get(timeout=10) == [True, 2]
 
@@ -64,6 +69,7 @@ async def test_message_of_a_lost_worker_fails_and_never_runs_again_when_it_is_ac
 
     result = await run.delay()
     await start_and_lose(app, acks_late=False)
+    app.conf.update(**SHORT_LEASE)
     async with app.worker():
         with pytest.raises(WorkerLost, match="The worker that had started it was lost"):
             await result.get(timeout=10)
@@ -73,7 +79,7 @@ async def test_message_of_a_lost_worker_fails_and_never_runs_again_when_it_is_ac
 
 
 async def test_message_runs_no_more_when_it_has_lost_its_workers_too_often(url: str) -> None:
-    app = AioTask("proj", broker=url, task_max_deliveries=2)
+    app = AioTask("proj", broker=url, task_max_deliveries=2, **SHORT_LEASE)
     runs = []
 
     @app.task(acks_late=True)
@@ -97,6 +103,7 @@ async def test_message_that_was_received_and_not_started_is_never_lost(app: AioT
     result = await run.delay()
     doomed = await app.broker.subscribe(["default"], consumer="doomed", lease=0.2, max_losses=4)
     assert len(await doomed.receive(1, 5.0)) == 1
+    app.conf.update(**SHORT_LEASE)
     async with app.worker():
         assert await result.get(timeout=10) == 5
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
@@ -18,6 +18,7 @@ from aiotask.cli.errors import BAD_ANSWER, DONE, INTERNAL
 from aiotask.cli.session import connect
 from aiotask.cli.stopping import COLD, SUPERVISOR_THREAD, Stopping
 from aiotask.exceptions import ImproperlyConfigured
+from aiotask.task_logging import redirect_stdouts
 from aiotask.worker.worker import Worker
 
 logger = logging.getLogger("aiotask.worker")
@@ -44,7 +45,8 @@ def run_worker(app: AioTask, worker: Worker, stopping: Stopping, loop_name: str)
     worker.on_stall = _end_stalled
     try:
         stopping.attach(loop, worker.stop)
-        _drive(loop, _serve(app, worker))
+        with _redirected(app):
+            _drive(loop, _serve(app, worker))
         return BAD_ANSWER if stopping.level == COLD and worker.left_behind else DONE
     finally:
         _clear(loop)
@@ -66,6 +68,13 @@ def leave(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     _flush()
     os._exit(code)
+
+
+def _redirected(app: AioTask) -> AbstractContextManager[None]:
+    """Turn what tasks print into log records, unless the settings say otherwise."""
+    if not app.conf.worker_redirect_stdouts:
+        return nullcontext()
+    return redirect_stdouts(level=app.conf.worker_redirect_stdouts_level)
 
 
 async def _serve(app: AioTask, worker: Worker) -> None:

@@ -90,8 +90,10 @@ class Settings(CheckedSettings):
     worker_processes = Setting(whole(1), 1, "How many worker processes `aiotask run` supervises.")
     worker_prefetch_multiplier = Setting(whole(1), 1, "How many messages a worker takes for each slot.")
     worker_disable_rate_limits = not_yet(FLAG, False, "Pay no attention to rate limits.")
-    worker_redirect_stdouts = not_yet(FLAG, True, "Turn what tasks print into log records.")
-    worker_redirect_stdouts_level = not_yet(TEXT, "WARNING", "The level of those log records.")
+    worker_redirect_stdouts = Setting(FLAG, True, "Turn what tasks print into log records.")
+    worker_redirect_stdouts_level = Setting(
+        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "WARNING", "The level of those log records."
+    )
     worker_shutdown_timeout = Setting(
         seconds(zero=True), 30, "How long running tasks may take to end after the worker was told to stop."
     )

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from aiotask.worker.slots import Slots
 
 logger = logging.getLogger("aiotask.worker")
 
+_LOG_GRACE_S = 2.0
 _CANCEL_GRACE_S = 0.5
 """How long a cancelled body may take to end, so that a second signal ends the worker within a second."""
 _WRITE_GRACE_S = 5.0
@@ -213,7 +215,10 @@ class Worker:
         frames = sys._current_frames().values()
         stacks = "\n".join("".join(traceback.format_stack(frame)) for frame in frames)
         what = f"The event loop was blocked for {seconds:.0f} s (worker_loop_stall_limit); the leases lapse."
-        logger.critical("%s\n%s", what, stacks)
+        # In a thread of its own: the one that blocks the loop may hold the lock of a log handler.
+        logging_it = threading.Thread(target=logger.critical, args=("%s\n%s", what, stacks), daemon=True)
+        logging_it.start()
+        logging_it.join(_LOG_GRACE_S)
         if self.on_stall is not None:
             self.on_stall()
         self._loop.call_soon_threadsafe(self._fail, AioTaskError(what))
@@ -257,7 +262,7 @@ class Worker:
         self._admission.close()
         # A `receive` that is cut off gives back what it had taken; a `begin` under way is let finish, if there is time.
         self._stages[0].cancel()
-        await self._until_ended(self._stages, None)
+        await self._until_ended(self._stages, self._runtime.shutdown_timeout)
         for stage in self._stages:
             stage.cancel()  # what that `begin` was about is handed back when the subscription is closed
         await asyncio.gather(*self._stages, return_exceptions=True)

@@ -43,6 +43,8 @@ AVAILABLE: dict[str, Any] = {
     "worker_log_format": "text",
     "worker_max_tasks": None,
     "worker_loop_stall_limit": 60.0,
+    "worker_redirect_stdouts": True,
+    "worker_redirect_stdouts_level": "WARNING",
     "worker_setup_logging": True,
     "worker_lease_renewal": 5.0,
     "worker_reclaim_interval": 5.0,
