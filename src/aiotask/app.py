@@ -462,7 +462,7 @@ class AioTask:
     def _made_of_class(self, kind: type) -> BaseTask:
         if not issubclass(kind, BaseTask):
             raise ImproperlyConfigured(f"{kind.__qualname__} is no subclass of Task; derive it from app.Task.")
-        known = self._registry.get(getattr(kind, "name", None) or self._name_of(kind))
+        known = self._registry.get(vars(kind).get("name") or self._name_of(kind))
         return known if type(known) is kind and known is not None else kind()
 
     def _register(self, task: BaseTask, name: str | None, options: Mapping[str, Any]) -> BaseTask:
@@ -472,9 +472,9 @@ class AioTask:
             function = getattr(kind, "run", None)
             if function is None:
                 raise ImproperlyConfigured(f"{kind.__qualname__} has no run(); define it, or say abstract = True.")
-            name = (getattr(kind, "name", None) or self._name_of(kind)) if name is None else name
+            name = (vars(kind).get("name") or self._name_of(kind)) if name is None else name
             kind.name = name
-        name = (getattr(kind, "name", None) or self._name_of(function)) if name is None else name
+        name = (vars(kind).get("name") or self._name_of(function)) if name is None else name
         task.attach(self, name, options, function)
         self._registry.add(task)
         return task

@@ -220,6 +220,27 @@ class Arguments:
         except (msgspec.ValidationError, ValueError, TypeError):
             return value
 
+    def unchecked(self) -> dict[str, str]:
+        """Return which annotated parameters are neither checked nor converted, and why, by their names.
+
+        Only those that say what they take are named: no annotation, `Any` and `object` ask for no check.
+
+        Raises:
+            ValueError, TypeError: The function has no signature that can be read.
+        """
+        plan = self._plan or self._read()
+        hints = _hints(self._function)
+        reasons = {}
+        for name, parameter in plan.signature.parameters.items():
+            annotation = hints.get(name, parameter.annotation)
+            # By identity: not every annotation can be compared. An `object` is anything.
+            if name in plan.slots or any(annotation is anything for anything in (*_SKIPPED, object)):
+                continue
+            resolved = not isinstance(annotation, str)
+            shown = inspect.formatannotation(annotation) if resolved else annotation
+            reasons[name] = f"{shown} {'is no type that values can be made of' if resolved else 'is not defined'}"
+        return reasons
+
     def _read(self) -> _Plan:
         self._plan = _Plan(self._function, skip_first=self._skip_first)
         return self._plan

@@ -123,3 +123,16 @@ def test_second_class_under_a_taken_name_is_refused(app: AioTask) -> None:
 def test_what_is_no_task_is_not_registered(app: AioTask, what: object) -> None:
     with pytest.raises(ImproperlyConfigured):
         app.register(what)  # type: ignore[type-var]
+
+
+def test_subclass_of_a_task_is_a_task_of_its_own(app: AioTask) -> None:
+    class First(app.Task):  # type: ignore[name-defined,misc]
+        def run(self) -> int:
+            return 1
+
+    class Second(First):
+        def run(self) -> int:
+            return 2
+
+    assert {First.name, Second.name} == set(app.tasks)
+    assert (app.tasks[First.name].run(), app.tasks[Second.name].run()) == (1, 2)

@@ -254,6 +254,49 @@ async def test_body_that_cancels_itself_ends_its_own_message_only(
         await worker_goes_on(app, depth)
 
 
+@pytest.mark.parametrize("exc", [ValueError("handler's"), SystemExit(3), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("plain", [False, True])
+async def test_handler_s_error_is_logged_and_changes_nothing_else(
+    app: AioTask, caplog: pytest.LogCaptureFixture, exc: BaseException, plain: bool
+) -> None:
+    called: list[str] = []
+
+    def note(name: str) -> Any:
+        def handler(self: Any, *args: Any) -> None:
+            called.append(name)
+            raise exc
+
+        async def coroutine(self: Any, *args: Any) -> None:
+            handler(self)
+
+        return handler if plain else coroutine
+
+    class Run(app.Task):  # type: ignore[name-defined,misc]
+        name = "proj.run"
+        before_start, on_success, after_return = (note(n) for n in ("before_start", "on_success", "after_return"))
+
+        async def run(self) -> int:
+            return 5
+
+    async with app.worker(concurrency=1):
+        assert await (await app.tasks["proj.run"].delay()).get(timeout=10) == 5
+    assert called == ["before_start", "on_success", "after_return"]
+    for name in called:
+        assert f"The handler {name} of task proj.run failed" in caplog.text
+
+
+async def test_task_runs_though_its_class_can_not_be_hashed(app: AioTask) -> None:
+    @dataclasses.dataclass
+    class Run(app.Task):  # type: ignore[name-defined,misc]
+        name = "proj.run"
+
+        async def run(self) -> int:
+            return 5
+
+    async with app.worker():
+        assert await (await app.tasks["proj.run"].delay()).get(timeout=10) == 5
+
+
 async def test_class_that_only_the_worker_has_is_shown_by_its_name(app: AioTask) -> None:
     class WorkersOwn(Exception):
         pass

@@ -235,6 +235,16 @@ async def test_started_is_not_stored_when_it_is_not_tracked(app: AioTask) -> Non
         assert await following == [("SUCCESS", 5)]
 
 
+async def test_started_is_not_stored_when_results_are_ignored_since_no_final_state_would_follow(app: AioTask) -> None:
+    @app.task(track_started=True, ignore_result=True)
+    async def run() -> None: ...
+
+    result = await run.delay()
+    async with app.worker(burst=True) as worker:
+        await worker.wait()
+        assert await result.state() == "PENDING"
+
+
 @pytest.mark.parametrize("plain", [False, True])
 async def test_updates_are_seen_as_they_happen_and_in_their_order(app: AioTask, plain: bool) -> None:
     seen = threading.Semaphore(0)
@@ -334,6 +344,29 @@ async def test_final_state_is_never_replaced_by_what_the_task_left_running(app: 
         await left[0]
     async with app:
         assert await app.result(result.id).state() == "SUCCESS"
+
+
+async def test_ended_task_has_nothing_more_to_say_though_it_stored_no_final_state(app: AioTask) -> None:
+    ended = asyncio.Event()
+    left: list[asyncio.Task[None]] = []
+
+    @app.task(bind=True)
+    async def run(self) -> None:  # type: ignore[no-untyped-def]
+        async def later() -> None:
+            await ended.wait()
+            self.update_state("TOO_LATE")
+
+        self.update_state("DONE_BY_HAND")
+        left.append(asyncio.create_task(later()))
+        raise Ignore
+
+    result = await run.delay()
+    async with app.worker(burst=True) as worker:
+        await worker.wait()
+        ended.set()
+        await left[0]
+    async with app:
+        assert await result.state() == "DONE_BY_HAND"
 
 
 async def test_final_state_is_told_at_once_to_who_comes_late(app: AioTask) -> None:

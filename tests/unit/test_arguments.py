@@ -346,6 +346,35 @@ def test_result_is_shown_as_annotated_when_it_fits_and_as_it_is_otherwise(
     assert arguments(task).result(stored) == shown
 
 
+def test_unchecked_names_the_annotated_parameters_that_nobody_looks_at_and_says_why() -> None:
+    def task(
+        self: Opaque,
+        plain,
+        anything: Any,
+        thing: object,
+        fine: int,
+        model: Invoice,
+        opaque: Opaque,
+        inside: list[Opaque],
+        typed: "NeverImported",
+        *args: "NeverImported",
+        **kwargs: Opaque,
+    ) -> None: ...
+
+    assert arguments(task, skip_first=True).unchecked() == {
+        "opaque": f"{Opaque.__module__}.Opaque is no type that values can be made of",
+        "inside": f"list[{Opaque.__module__}.Opaque] is no type that values can be made of",
+        "typed": "NeverImported is not defined",
+        "args": "NeverImported is not defined",
+        "kwargs": f"{Opaque.__module__}.Opaque is no type that values can be made of",
+    }
+
+
+def test_unchecked_raises_when_the_function_has_no_signature_to_read() -> None:
+    with pytest.raises(ValueError, match="no signature"):
+        arguments(max).unchecked()
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
 def test_arguments_raise_nothing_but_argument_error_whatever_is_given(value: Any) -> None:
     def task(x: list[int | None] | int) -> None: ...

@@ -26,8 +26,10 @@ _COMMANDS: Final[Mapping[str, _Place]] = {
     "queues": _Place("queues", "Show the queues and how much each holds."),
     "purge": _Place("queues", "Drop the messages that wait in queues."),
     "dead": _Place("dead", "List, show, replay or drop dead letters."),
+    "config": _Place("config", "Show the settings in force, and where each came from."),
+    "check": _Place("check", "See whether a worker of an app would find all it needs."),
 }
-_NOT_YET: Final = ("beat", "inspect", "control", "events", "schedule", "config", "check")
+_NOT_YET: Final = ("beat", "inspect", "control", "events", "schedule")
 
 
 class _Commands(click.Group):

@@ -135,7 +135,11 @@ class Admission:
 
     async def _begin(self, batch: list[Execution]) -> None:
         starts = [Start(execution.delivery, execution.acks_late) for execution in batch]
-        verdicts = await self._verdicts(starts)
+        try:
+            verdicts = await self._verdicts(starts)
+        except asyncio.CancelledError:
+            self._ready.extend(batch)  # handed back with what waits, whether it is begun by now or not
+            raise
         run = Verdict.RUN
         for execution, verdict in zip(batch, verdicts, strict=True):
             if verdict is not run:

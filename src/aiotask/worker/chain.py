@@ -3,6 +3,7 @@
 A task that uses none of it has none of it: no handler, no call.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -77,5 +78,7 @@ class Chain:
                 await handler(*args)
             else:
                 await self._in_thread(handler, args, {})
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # SystemExit, too, changes nothing
             logger.exception("The handler %s of task %s failed", name, self._task.name)

@@ -71,7 +71,7 @@ def decide(execution: Execution, outcome: Outcome, now: datetime) -> Decision:
     """
     delivery = execution.delivery
     if type(outcome) is Succeeded:
-        stored = None if _ignores_result(execution) else _meta(execution, SUCCESS, outcome.value, date_done=now)
+        stored = None if ignores_result(execution) else _meta(execution, SUCCESS, outcome.value, date_done=now)
         return Decision(Settlement(delivery), stored, outcome)
     if type(outcome) is Failed:
         return _decide_failure(execution, outcome, now)
@@ -100,7 +100,7 @@ def _decide_failure(execution: Execution, failed: Failed, now: datetime) -> Deci
         # Nobody will run it: a result is stored in any case, so that nobody waits for ever.
         return Decision(_dead(execution, failed.exc), stored, failed)
     assert task is not None  # noqa: S101 - a failure that is not dead comes from a body
-    if _ignores_result(execution) and not task.store_errors_even_if_ignored:
+    if ignores_result(execution) and not task.store_errors_even_if_ignored:
         stored = None
     if execution.acks_late and not task.acks_on_failure_or_timeout:
         return Decision(_dead(execution, failed.exc), stored, failed)
@@ -117,7 +117,7 @@ def _decide_retry(execution: Execution, retried: Retried) -> Decision:
     again = msgspec.structs.replace(message, retries=message.retries + 1, eta=when.eta, payload=payload)
     envelope = message_envelope(task.app, again, delivery.queue, when)
     stored = None
-    if not _ignores_result(execution):
+    if not ignores_result(execution):
         record = None if retry.exc is None else to_record(retry.exc)
         stored = _meta(execution, RETRY, record, traceback=retried.traceback)
     return Decision(Settlement(delivery, "replace", envelope=envelope), stored, retried)
@@ -138,7 +138,8 @@ def _dead(execution: Execution, exc: BaseException) -> Settlement:
     return Settlement(execution.delivery, "dead", reason=type(exc).__name__, detail=detail)
 
 
-def _ignores_result(execution: Execution) -> bool:
+def ignores_result(execution: Execution) -> bool:
+    """Tell whether the call, else the task, wants no result to be stored."""
     message, task = execution.message, execution.task
     if message is not None and message.ignore_result is not None:
         return message.ignore_result

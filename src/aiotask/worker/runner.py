@@ -17,7 +17,7 @@ from aiotask.states import STARTED
 from aiotask.tasks import Task
 from aiotask.wire.errors import format_traceback
 from aiotask.worker.chain import Chain
-from aiotask.worker.decisions import after_failure
+from aiotask.worker.decisions import after_failure, ignores_result
 from aiotask.worker.execution import Execution
 from aiotask.worker.executors import ThreadPool, raised_by_body
 
@@ -56,7 +56,7 @@ class Runner:
         self._hostname = hostname
         self._threads = threads
         self._execute_hooks = execute_hooks
-        self._chains: dict[Task, Chain] = {}
+        self._chains: dict[int, Chain] = {}  # by id: a class of the user's may not be hashable
         self._conclude = conclude
         self._update = update
         self._failed = failed
@@ -101,9 +101,9 @@ class Runner:
         set_current(request)
         execution.started_mono = time.monotonic()
         try:
-            if task.track_started:
+            if task.track_started and not ignores_result(execution):
                 self._update(execution, STARTED, self._started_meta)
-            chain = self._chains.get(task) or self._make_chain(task)
+            chain = self._chains.get(id(task)) or self._make_chain(task)
             outcome: Outcome
             try:
                 args, kwargs = task.arguments.arrive(execution.args, execution.kwargs)
@@ -132,7 +132,7 @@ class Runner:
                 return await task.run(*request.args, **request.kwargs)
             return await self._run_plain(task, request.args, request.kwargs)
 
-        chain = self._chains[task] = Chain(task, self._execute_hooks, body, self._threads.call)
+        chain = self._chains[id(task)] = Chain(task, self._execute_hooks, body, self._threads.call)
         return chain
 
     async def _watch(self, chain: Chain, execution: Execution, outcome: Outcome) -> Outcome:

@@ -4,6 +4,7 @@ What can't be written is kept and tried again; the fetcher pauses meanwhile, so 
 """
 
 import asyncio
+import contextvars
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ class Settler:
         self._settled = settled
         self._failed = failed
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # not that of the body whose end starts a flush
         self._updates: dict[str, Any] = {}
         self._finishes: list[Finish] = []
         self._in_flight = 0
@@ -121,7 +123,7 @@ class Settler:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._start)
+            self._loop.call_soon(self._start, context=self._context)
 
     def _start(self) -> None:
         self._flushing = self._loop.create_task(self._flush())

@@ -264,7 +264,7 @@ class Worker:
         self._stages[0].cancel()
         await self._until_ended(self._stages, self._runtime.shutdown_timeout)
         for stage in self._stages:
-            stage.cancel()  # what that `begin` was about is handed back when the subscription is closed
+            stage.cancel()
         await asyncio.gather(*self._stages, return_exceptions=True)
         for execution in self._admission.withdraw():
             self._on_refused(execution, HandedBack())

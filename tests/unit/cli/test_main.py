@@ -72,7 +72,7 @@ def test_version_is_printed_to_stdout(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().out == f"aiotask {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["beat", "inspect", "control", "events", "schedule", "config", "check"])
+@pytest.mark.parametrize("name", ["beat", "inspect", "control", "events", "schedule"])
 @pytest.mark.parametrize("more", [[], ["--help"], ["active", "--json", "-x"]])
 def test_command_exits_2_and_says_so_when_it_is_not_available_yet(
     name: str, more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
