@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from aiotask.cli.errors import CONFIGURATION, CommandError
+from aiotask.cli.output import printable
 from aiotask.request import find_current
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -60,7 +61,7 @@ def name_the_task(record: logging.LogRecord) -> bool:
         record.task, record.task_id = request.task, request.id
     task_id = getattr(record, "task_id", None)
     if task_id is not None and record.name != _OUTCOMES:
-        record.running = f" {getattr(record, 'task', None)}[{task_id}]"
+        record.running = printable(f" {getattr(record, 'task', None)}[{task_id}]")
     return True
 
 

@@ -19,6 +19,7 @@ from aiotask.outcome import Expired, Failed, Outcome
 from aiotask.protocols import Application, Subscription
 from aiotask.wire.serialization import serializer_for
 from aiotask.worker.execution import Execution
+from aiotask.worker.reporting import shown
 from aiotask.worker.slots import Slots
 
 logger = logging.getLogger("aiotask.worker")
@@ -163,9 +164,9 @@ class Admission:
         if self.budget is not None:
             self.budget += 1
         self.left(execution)
-        losses = execution.delivery.losses
+        delivery = execution.delivery
         if verdict is Verdict.LOST:
-            logger.warning("Lost the lease of %s[%s] before it started", execution.name, execution.delivery.id)
+            logger.warning("Lost the lease of %s[%s] before it started", execution.name, shown(delivery.id))
             self._forget(execution)
         elif verdict is Verdict.EXPIRED:
             self._conclude(execution, Expired())
@@ -173,7 +174,7 @@ class Admission:
             why = WorkerLost("The worker that had started it was lost; acknowledged early, it is not started again.")
             self._conclude(execution, Failed(why, dead=True))
         else:
-            why = WorkerLost(f"Workers were lost {losses} times after starting it (task_max_deliveries).")
+            why = WorkerLost(f"Workers were lost {delivery.losses} times after starting it (task_max_deliveries).")
             self._conclude(execution, Failed(why, dead=True))
 
     def _read(self, delivery: Delivery) -> Execution | None:

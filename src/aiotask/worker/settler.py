@@ -18,7 +18,7 @@ from aiotask.protocols import FusedFinish, ResultBackend, Subscription
 from aiotask.wire.errors import format_traceback
 from aiotask.worker.decisions import Decision, decide, state_meta
 from aiotask.worker.execution import Execution
-from aiotask.worker.reporting import log_outcome
+from aiotask.worker.reporting import log_outcome, shown
 
 logger = logging.getLogger("aiotask.worker")
 
@@ -160,7 +160,7 @@ class Settler:
                 await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 - jitter, no secret
                 backoff = min(_LAST_BACKOFF_S, backoff * 2)
         for delivery in refused:
-            logger.warning("The outcome of %s was refused: another worker has it by now", delivery.id)
+            logger.warning("The outcome of %s was refused: another worker has it by now", shown(delivery.id))
         for finish in finishes:
             self._settled(finish.settlement.delivery)
 

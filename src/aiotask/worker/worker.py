@@ -19,6 +19,7 @@ from aiotask.worker.execution import Execution
 from aiotask.worker.executors import ThreadPool
 from aiotask.worker.fetcher import Fetcher
 from aiotask.worker.leases import Leases
+from aiotask.worker.reporting import shown
 from aiotask.worker.runner import Runner
 from aiotask.worker.runtime import Runtime
 from aiotask.worker.settler import Settler
@@ -202,12 +203,12 @@ class Worker:
 
     def _on_lost(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            logger.warning("The lease of %s was lost: another worker has it by now", delivery.id)
+            logger.warning("The lease of %s was lost: another worker has it by now", shown(delivery.id))
 
     def _describe(self, asyncio_task: "asyncio.Task[Any] | None") -> str:
         execution = self._runner.find(asyncio_task)
         if execution is not None:
-            return f"task {execution.name}[{execution.delivery.id}]"
+            return f"task {execution.name}[{shown(execution.delivery.id)}]"
         return "no task of ours" if asyncio_task is None else f"{asyncio_task.get_name()} (no task of ours)"
 
     def _on_stalled(self, seconds: float) -> None:

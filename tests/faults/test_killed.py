@@ -1,0 +1,121 @@
+"""A worker is killed by SIGKILL, while others run and while others idle.
+
+L lost, D started twice, E begun by the killed worker without a stored outcome at the kill.
+"""
+
+import pytest
+
+from aiotask.states import FAILURE, SUCCESS
+
+from .harness import LEASE_S, SCAN_S, SLACK_S, Scene, Worker, done_mono, until
+
+NAP_S = 0.1
+LONG = [pytest.mark.long, pytest.mark.timeout(600)]
+LOADS = [pytest.param(300, 3, 10, NAP_S, id="300"), pytest.param(20_000, 20, 100, 0.02, id="20000", marks=LONG)]
+
+
+async def kill_under_load(
+    scene: Scene, count: int, kills: int, concurrency: int, nap: float, *, acks_late: bool
+) -> tuple[list[tuple[float, list[str]]], list[int]]:
+    """Run `count` tasks on two workers, one of which is killed and replaced `kills` times.
+
+    Returns:
+        Of each kill its time and what was begun and not stored then; and the ids of all killed processes.
+    """
+
+    async def start() -> Worker:
+        return await scene.worker("-c", str(concurrency), task_acks_late=acks_late)
+
+    running = [await start(), await start()]
+    await scene.send("nap", nap, times=count)
+    killed: list[tuple[float, list[str]]] = []
+    pids = []
+    for number in range(1, kills + 1):
+        due = count * number // (kills + 2)
+        await until(lambda due=due: scene.done_count() >= due, f"{due} tasks are done", within=300)
+        victim = running.pop(0)
+        await until(lambda victim=victim: scene.begun(victim.pid), "the victim has begun something")
+        at = await victim.kill()
+        killed.append((at, scene.begun(victim.pid)))
+        pids.append(victim.pid)
+        running.append(await start())
+    await scene.all_done(within=300)
+    await scene.drained()
+    return killed, pids
+
+
+@pytest.mark.parametrize(("count", "kills", "concurrency", "nap"), LOADS)
+async def test_each_task_is_done_once_when_workers_are_killed_and_acks_are_late(
+    scene: Scene, count: int, kills: int, concurrency: int, nap: float
+) -> None:
+    killed, pids = await kill_under_load(scene, count, kills, concurrency, nap, acks_late=True)
+    begun = sum(len(ids) for _, ids in killed)
+    starts: dict[str, list[float]] = {}
+    for event in scene.record.starts():
+        starts.setdefault(event.task_id, []).append(event.at_mono)
+    waited = [next(t for t in starts[id_] if t > at) - at for at, ids in killed for id_ in ids]
+    await scene.tell(f"{kills} x SIGKILL, acks late", begun=begun, recovery=max(waited))
+
+    outcomes = await scene.outcomes()
+    assert len(outcomes) == count  # L 0
+    assert {meta.state for meta in outcomes.values()} == {SUCCESS}
+    assert scene.stored_outcomes() == count  # one each
+    assert await scene.dead() == {}
+    assert begun > 0
+    assert scene.record.started_twice() <= begun  # D <= E
+    assert {e.task_id for e in scene.record.starts() if e.delivery_count > 1} >= set().union(*(i for _, i in killed))
+    assert max(waited) < LEASE_S + SCAN_S + nap + SLACK_S
+    assert not {meta.result for meta in outcomes.values()} - {e.pid for e in scene.record.ends()}
+    assert len(set(pids)) == kills
+
+
+@pytest.mark.parametrize(("count", "kills", "concurrency", "nap"), LOADS)
+async def test_nothing_starts_twice_when_workers_are_killed_and_acks_are_early(
+    scene: Scene, count: int, kills: int, concurrency: int, nap: float
+) -> None:
+    killed, _ = await kill_under_load(scene, count, kills, concurrency, nap, acks_late=False)
+    begun = set().union(*(ids for _, ids in killed))
+    outcomes = await scene.outcomes()
+    letters = await scene.dead()
+    waited = [done_mono(outcomes[id_]) - at for at, ids in killed for id_ in ids]
+    await scene.tell(f"{kills} x SIGKILL, acks early", begun=len(begun), recovery=max(waited))
+
+    assert len(outcomes) == count
+    assert scene.record.started_twice() == 0  # D 0
+    assert scene.stored_outcomes() == count
+    failed = {id_ for id_, meta in outcomes.items() if meta.state == FAILURE}
+    succeeded = {id_ for id_, meta in outcomes.items() if meta.state == SUCCESS}
+    assert len(begun) > 0
+    assert failed == begun == set(letters)
+    assert {outcomes[id_].result["exc_type"] for id_ in failed} == {"WorkerLost"}
+    assert {letter.reason for letter in letters.values()} == {"WorkerLost"}
+    assert len(succeeded) + len(failed) == count  # L 0 of what had not started
+    assert max(waited) < LEASE_S + SCAN_S + nap + SLACK_S
+
+
+@pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+async def test_messages_of_a_killed_worker_are_taken_when_the_queue_is_idle(scene: Scene, acks_late: bool) -> None:
+    """Two have begun, eight are only reserved; the other worker waits, and nothing is sent that would wake it."""
+    doomed = await scene.worker("-c", "2", task_acks_late=acks_late, worker_prefetch_multiplier=5)
+    await scene.send("nap_once", 3600, times=10)
+    await until(lambda: len(scene.record.starts()) == 2, "two have started")
+    assert (await scene.depth()).reserved == 10
+    heir = await scene.worker("-c", "20", task_acks_late=acks_late)
+    at = await doomed.kill()
+    begun = scene.begun(doomed.pid)
+    assert len(begun) == 2
+    outcomes = await scene.all_done()
+    recovery = max(map(done_mono, outcomes.values())) - at
+    await scene.tell(
+        f"SIGKILL on an idle queue, acks {'late' if acks_late else 'early'}", begun=len(begun), recovery=recovery
+    )
+
+    assert recovery < LEASE_S + SCAN_S + SLACK_S
+    assert scene.stored_outcomes() == 10
+    lost = [] if acks_late else begun
+    assert {id_ for id_, meta in outcomes.items() if meta.state == FAILURE} == set(lost)
+    assert set(await scene.dead()) == set(lost)
+    assert scene.record.started_twice() == (2 if acks_late else 0)
+    again = [event for event in scene.record.starts() if event.pid == heir.pid]
+    assert len(again) == 10 - len(lost)
+    assert {event.delivery_count for event in again} == {2}

@@ -1,0 +1,138 @@
+"""A worker is told to stop: what runs fits the grace, or outlasts it, or a second signal comes."""
+
+import signal
+
+import pytest
+
+from aiotask.states import FAILURE, SUCCESS
+
+from .harness import Scene, Worker, done_mono, until
+
+ACKS = pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+PROMPTLY_S = 3.0
+"""A process that was told twice has ended by then, whatever its bodies do: 1 s is for handing back."""
+
+
+# ---- what runs fits the grace ----
+
+
+@ACKS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_reserved_messages_are_handed_back_at_once_when_a_worker_is_told_to_stop(
+    scene: Scene, number: int, acks_late: bool
+) -> None:
+    leaving = await scene.worker("-c", "4", task_acks_late=acks_late, worker_prefetch_multiplier=5)
+    await scene.send("nap", 1.2, times=20)
+    await until(lambda: len(scene.record.starts()) == 4, "four have started")
+    assert (await scene.depth()).reserved == 20
+    other = await scene.worker("-c", "20", task_acks_late=acks_late)
+    at = leaving.send(number)
+    assert await leaving.ended() == 0
+    outcomes = await scene.all_done()
+    late = [event for event in scene.record.starts() if event.pid == leaving.pid and event.at_mono > at]
+    others = [event for event in scene.record.starts() if event.pid == other.pid]
+    slowest = max(event.at_mono for event in others) - at
+    await scene.tell(
+        f"{signal.Signals(number).name}, {'late' if acks_late else 'early'} acks, fits the grace",
+        started_after_the_signal=len(late),
+        handed_back=f"{len(others)} started elsewhere within {slowest:.2f} s",
+    )
+
+    assert not late
+    assert len(others) == 16
+    assert slowest < 1.0
+    assert {event.delivery_count for event in others} == {2}
+    assert {meta.state for meta in outcomes.values()} == {SUCCESS}  # L 0
+    assert scene.record.started_twice() == 0  # D 0
+    assert scene.stored_outcomes() == 20
+    assert await scene.dead() == {}
+
+
+# ---- it does not fit ----
+
+BODIES = {
+    "coroutine": ("nap_once", 3600.0),
+    "thread": ("nap_in_thread", 3600.0),
+    "swallows its cancellation": ("stubborn",),
+    "swallows it and keeps the loop busy": ("restless",),
+}
+
+
+async def stop_by_grace(worker: Worker) -> float:
+    return worker.send(signal.SIGTERM) + 0.4
+
+
+async def stop_by_second_signal(worker: Worker) -> float:
+    worker.send(signal.SIGTERM)
+    await until(lambda: "Asked to stop: nothing more is started" in worker.said, "the first signal is noticed")
+    return worker.send(signal.SIGTERM)
+
+
+@ACKS
+@pytest.mark.parametrize("by", ["grace", "second signal"])
+@pytest.mark.parametrize("body", BODIES)
+async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
+    scene: Scene, body: str, by: str, acks_late: bool
+) -> None:
+    grace = "0.4" if by == "grace" else "60"
+    leaving = await scene.worker("-c", "3", "--shutdown-timeout", grace, task_acks_late=acks_late)
+    ids = await scene.send(*BODIES[body], times=3)
+    await until(lambda: len(scene.record.starts()) == 3, "all have started")
+    at = await (stop_by_grace if by == "grace" else stop_by_second_signal)(leaving)
+
+    async def is_over() -> bool:
+        return (await scene.depth()).reserved == 0
+
+    await until(is_over, "nothing is reserved")
+    given = scene.query("SELECT deliveries, losses, started FROM aiotask_waiting, (SELECT 0 AS started)")
+    outcomes = await scene.outcomes(ids)
+    title = f"{by}, {body}, acks {'late' if acks_late else 'early'}"
+    handed_back = scene.now() - at
+    code = await leaving.ended(PROMPTLY_S)
+    ended = scene.now() - at
+    if acks_late:
+        assert outcomes == {}
+        assert given == [(1, 0, 0)] * 3  # handed out once, lost never
+        await scene.worker(task_acks_late=True)
+        outcomes = await scene.all_done()
+        assert {meta.state for meta in outcomes.values()} == {SUCCESS}  # L 0
+        assert {event.delivery_count for event in scene.record.ends()} == {2}
+        assert await scene.dead() == {}
+    else:
+        assert given == []
+        assert {meta.state for meta in outcomes.values()} == {FAILURE}
+        assert {meta.result["exc_type"] for meta in outcomes.values()} == {"WorkerLost"}
+        assert {letter.reason for letter in (await scene.dead()).values()} == {"WorkerLost"}
+        assert max(map(done_mono, outcomes.values())) - at < 1.0
+    await scene.tell(title, handed_back=f"in {handed_back:.2f} s", ended=f"in {ended:.2f} s with {code}")
+    assert handed_back < 1.0
+    assert len(outcomes) == 3
+    assert scene.stored_outcomes() == 3
+    assert scene.record.started_twice() == (3 if acks_late else 0)
+    # 1 tells who has signalled twice that work was left to another worker; a failure is no such work.
+    assert code == (1 if acks_late and by == "second signal" else 0)
+
+
+async def test_process_ends_when_it_is_signalled_again_and_its_loop_is_blocked(scene: Scene) -> None:
+    """The first two signals wait for the loop; one that comes two seconds after them does not."""
+    leaving = await scene.worker(task_acks_late=True)
+    await scene.send("block", 3600)
+    await until(scene.record.starts, "it has started")
+    leaving.send(signal.SIGTERM)
+    leaving.send(signal.SIGTERM)
+
+    def ended() -> bool:
+        if leaving.code is None:
+            leaving.send(signal.SIGTERM)
+        return leaving.code is not None
+
+    at = scene.now()
+    await until(ended, "the process has ended")
+    took = scene.now() - at
+    await scene.worker(task_acks_late=True)
+    outcomes = await scene.all_done()
+    await scene.tell("third signal, loop blocked, acks late", begun=1, ended=f"in {took:.2f} s with {leaving.code}")
+    assert leaving.code == 1
+    assert 1.5 < took < 3.5
+    assert {meta.state for meta in outcomes.values()} == {SUCCESS}
+    assert len(scene.record.starts()) == 2
