@@ -182,3 +182,6 @@ class Reject(Exception):  # noqa: N818 - a semipredicate, not an error
         super().__init__(reason, requeue)
         self.reason = reason
         self.requeue = requeue
+
+    def __str__(self) -> str:
+        return "" if self.reason is None else str(self.reason)

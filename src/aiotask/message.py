@@ -26,7 +26,7 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
-class TaskMessage(msgspec.Struct, array_like=True, omit_defaults=True):
+class TaskMessage(msgspec.Struct, array_like=True):
     """One call of a task, as its caller means it. The order of the fields is the native wire format: append only."""
 
     task: str

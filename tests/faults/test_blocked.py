@@ -11,12 +11,10 @@ from aiotask.states import FAILURE, SUCCESS
 
 from .harness import HERE, LEASE_S, RENEWAL_S, SCAN_S, SLACK_S, Scene, done_mono, until
 
-BODIES = pytest.mark.parametrize("body", ["block", "spin"])
-ACKS = pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+BODIES = pytest.mark.parametrize(("body", "acks_late"), [("block", True), ("spin", False)], ids=["block", "spin"])
 SOURCE = {"block": "time.sleep(seconds)", "spin": "while time.monotonic() < until:"}
 
 
-@ACKS
 @BODIES
 async def test_task_runs_once_when_it_blocks_the_loop_for_three_leases(
     scene: Scene, body: str, acks_late: bool
@@ -43,7 +41,6 @@ async def test_task_runs_once_when_it_blocks_the_loop_for_three_leases(
     assert "was lost" not in worker.said
 
 
-@ACKS
 @BODIES
 async def test_worker_exits_70_and_another_takes_the_message_when_the_loop_is_blocked_too_long(
     scene: Scene, body: str, acks_late: bool
