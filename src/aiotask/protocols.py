@@ -89,7 +89,11 @@ class Subscription(Protocol):
         """Take from `queues` from now on. What was received stays."""
 
     async def close(self) -> None:
-        """Hand back at once what was received and not settled; none of it counts as lost. Idempotent."""
+        """Hand back at once what was received and not settled. Idempotent.
+
+        What was begun counts as lost: nobody knows what became of it, and what is acknowledged early must not start
+        again. Whoever knows better settles it before.
+        """
 
 
 class Broker(Protocol):

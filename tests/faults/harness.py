@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,10 @@ class Worker:
         self._seen_children.update(found)
         return found
 
+    def thaw(self) -> float:
+        """Let it go on after a SIGSTOP; return the monotonic time just before."""
+        return self.send(signal.SIGCONT)
+
     def send(self, number: signal.Signals) -> float:
         """Send a signal; return the monotonic time just before."""
         now = time.monotonic()
@@ -165,11 +169,16 @@ class Worker:
 
 def is_alive(pid: int) -> bool:
     """Tell whether there is such a process that has not ended."""
+    return state_of(pid) not in {"Z", "X"}
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process as the kernel calls it: R, S, T for stopped; X when there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
+        return "X"
+    return stat.rpartition(")")[2].split()[0]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -219,6 +228,33 @@ class Scene:
         worker = self.launch(*options, **settings)
         await worker.ready()
         return worker
+
+    async def frozen(self, *options: str, **settings: Any) -> Worker:
+        """Start a worker, and freeze it: it is ready the moment that it is thawed, and takes nothing before."""
+        worker = await self.worker(*options, **settings)
+        await self.freeze(worker)
+        return worker
+
+    async def freeze(self, worker: Worker) -> float:
+        """Stop a worker by SIGSTOP; return the monotonic time.
+
+        Never while it holds the file's lock, as nobody else could write until it is thawed.
+        """
+        while True:
+            at = worker.send(signal.SIGSTOP)
+            await until(lambda: state_of(worker.pid) == "T", "it is stopped")
+            if self._lock_is_free():
+                return at
+            worker.send(signal.SIGCONT)
+
+    def _lock_is_free(self) -> bool:
+        with closing(sqlite3.connect(self.path, timeout=0.5, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
 
     async def close(self) -> None:
         """End every process that was started here, whatever the test has come to."""

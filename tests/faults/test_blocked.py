@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,10 +18,11 @@ SOURCE = {"block": "time.sleep(seconds)", "spin": "while time.monotonic() < unti
 async def test_task_runs_once_when_it_blocks_the_loop_for_three_leases(
     scene: Scene, body: str, acks_late: bool
 ) -> None:
+    other = await scene.frozen("-c", "5", task_acks_late=acks_late)
     worker = await scene.worker("-c", "5", task_acks_late=acks_late)
     (id_,) = await scene.send(body, 3 * LEASE_S)
     (start,) = await until(scene.record.starts, "it has started")
-    other = await scene.worker("-c", "5", task_acks_late=acks_late)
+    other.thaw()
     await until(lambda: "The event loop is blocked" in worker.said, "the log tells of it")
     told = scene.now() - start.at_mono
     outcomes = await scene.all_done()
@@ -46,10 +46,11 @@ async def test_worker_exits_70_and_another_takes_the_message_when_the_loop_is_bl
     scene: Scene, body: str, acks_late: bool
 ) -> None:
     limit = 1.2
+    other = await scene.frozen("-c", "5", task_acks_late=acks_late)
     worker = await scene.worker("-c", "5", task_acks_late=acks_late, worker_loop_stall_limit=limit)
     (id_,) = await scene.send(body, 3600)
     (start,) = await until(scene.record.starts, "it has started")
-    await scene.worker("-c", "5", task_acks_late=acks_late)
+    other.thaw()
     code = await worker.ended()
     at = scene.now()
     outcomes = await scene.all_done()
@@ -88,10 +89,9 @@ asyncio.run(main())
 """
 
 
-async def test_scope_of_an_embedded_worker_fails_when_the_loop_was_blocked_too_long(
-    scene: Scene, tmp_path: Path
-) -> None:
+async def test_scope_of_an_embedded_worker_fails_when_the_loop_was_blocked_too_long(scene: Scene) -> None:
     """The process never ends for it: the program is told when its loop returns."""
+    heir = await scene.frozen()
     environment = {
         "AIOTASK_BROKER_URL": scene.url,
         "AIOTASK_WORKER_LEASE": str(LEASE_S),
@@ -111,7 +111,7 @@ async def test_scope_of_an_embedded_worker_fails_when_the_loop_was_blocked_too_l
     try:
         (id_,) = await scene.send("block", 3 * LEASE_S)
         (start,) = await until(scene.record.starts, "it has started")
-        heir = await scene.worker()
+        heir.thaw()
         async with asyncio.timeout(20):
             output, _ = await program.communicate()
     finally:

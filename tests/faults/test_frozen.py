@@ -14,14 +14,15 @@ NAP_S = 0.8
 
 @pytest.mark.parametrize("body", ["nap_once", "nap_in_thread", "retry_once"])
 async def test_late_outcome_is_refused_when_another_worker_has_run_the_task(scene: Scene, body: str) -> None:
+    other = await scene.frozen("-c", "5", task_acks_late=True)
     frozen = await scene.worker("-c", "5", task_acks_late=True)
     ids = await scene.send(body, NAP_S, times=3)
     await until(lambda: len(scene.record.starts()) == 3, "all have started")
-    at = frozen.send(signal.SIGSTOP)
-    other = await scene.worker("-c", "5", task_acks_late=True)
+    at = await scene.freeze(frozen)
+    other.thaw()
     outcomes = await scene.all_done()
     recovery = max(map(done_mono, outcomes.values())) - at
-    frozen.send(signal.SIGCONT)
+    frozen.thaw()
     await until(lambda: frozen.said.count("was refused") == 3, "three outcomes are refused")
     frozen.send(signal.SIGTERM)
     assert await frozen.ended() == 0
@@ -41,13 +42,14 @@ async def test_late_outcome_is_refused_when_another_worker_has_run_the_task(scen
 
 
 async def test_late_outcome_is_refused_when_another_worker_still_runs_the_task(scene: Scene) -> None:
+    other = await scene.frozen("-c", "5", task_acks_late=True)
     frozen = await scene.worker("-c", "5", task_acks_late=True)
     await scene.send("nap", 2.0)
     await until(scene.record.starts, "it has started")
-    frozen.send(signal.SIGSTOP)
-    other = await scene.worker("-c", "5", task_acks_late=True)
+    await scene.freeze(frozen)
+    other.thaw()
     await until(lambda: len(scene.record.starts()) == 2, "it has started again")
-    frozen.send(signal.SIGCONT)
+    frozen.thaw()
     await until(lambda: "was refused" in frozen.said, "the outcome is refused")
     assert await scene.outcomes() == {}
     outcomes = await scene.all_done()
@@ -58,14 +60,15 @@ async def test_late_outcome_is_refused_when_another_worker_still_runs_the_task(s
 
 
 async def test_worker_lost_stands_when_the_lost_worker_comes_back_and_acks_are_early(scene: Scene) -> None:
+    other = await scene.frozen("-c", "5", task_acks_late=False)
     frozen = await scene.worker("-c", "5", task_acks_late=False)
     ids = await scene.send("nap", NAP_S, times=3)
     await until(lambda: len(scene.record.starts()) == 3, "all have started")
-    at = frozen.send(signal.SIGSTOP)
-    await scene.worker("-c", "5", task_acks_late=False)
+    at = await scene.freeze(frozen)
+    other.thaw()
     outcomes = await scene.all_done()
     recovery = max(map(done_mono, outcomes.values())) - at
-    frozen.send(signal.SIGCONT)
+    frozen.thaw()
     await until(lambda: frozen.said.count("was refused") == 3, "three outcomes are refused")
     frozen.send(signal.SIGTERM)
     assert await frozen.ended() == 0
@@ -87,9 +90,9 @@ async def test_nothing_starts_twice_when_the_only_worker_was_stopped(scene: Scen
     frozen = await scene.worker("-c", "5", task_acks_late=acks_late)
     await scene.send("nap", LEASE_S + 2.0, times=3)
     await until(lambda: len(scene.record.starts()) == 3, "all have started")
-    frozen.send(signal.SIGSTOP)
+    await scene.freeze(frozen)
     await until(lambda: leases_have_lapsed(scene), "the leases have lapsed")
-    frozen.send(signal.SIGCONT)
+    frozen.thaw()
     outcomes = await scene.all_done()
     await scene.drained()
     await scene.tell(f"SIGSTOP of the only worker, acks {'late' if acks_late else 'early'}", begun=3)
@@ -106,10 +109,10 @@ async def test_nothing_starts_twice_when_all_workers_were_stopped_at_once(scene:
     await scene.send("nap", LEASE_S + 2.0, times=5)
     await until(lambda: len(scene.record.starts()) == 5, "all have started")
     for worker in frozen:
-        worker.send(signal.SIGSTOP)
+        await scene.freeze(worker)
     await until(lambda: leases_have_lapsed(scene), "the leases have lapsed")
     for worker in frozen:
-        worker.send(signal.SIGCONT)
+        worker.thaw()
     outcomes = await scene.all_done()
     await scene.drained()
     await scene.tell(f"SIGSTOP of all workers, acks {'late' if acks_late else 'early'}", begun=5)

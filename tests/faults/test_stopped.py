@@ -21,11 +21,12 @@ PROMPTLY_S = 3.0
 async def test_reserved_messages_are_handed_back_at_once_when_a_worker_is_told_to_stop(
     scene: Scene, number: int, acks_late: bool
 ) -> None:
+    other = await scene.frozen("-c", "20", task_acks_late=acks_late)
     leaving = await scene.worker("-c", "4", task_acks_late=acks_late, worker_prefetch_multiplier=5)
     await scene.send("nap", 1.2, times=20)
     await until(lambda: len(scene.record.starts()) == 4, "four have started")
     assert (await scene.depth()).reserved == 20
-    other = await scene.worker("-c", "20", task_acks_late=acks_late)
+    other.thaw()
     at = leaving.send(number)
     assert await leaving.ended() == 0
     outcomes = await scene.all_done()

@@ -9,8 +9,8 @@ from aiotask.states import SUCCESS
 
 from .harness import LEASE_S, SCAN_S, SLACK_S, Scene, Worker, is_alive, until
 
-RESTART_S = 0.5 + 1.0
-"""The supervisor's first pause, and what a process takes to start."""
+RESTART_S = 0.5 + 4.0
+"""The supervisor's first pause, and what a process takes to start on a machine that has much else to do."""
 
 
 async def supervisor(scene: Scene, *options: str, acks_late: bool = True) -> tuple[Worker, list[int]]:
@@ -44,7 +44,7 @@ async def test_child_is_replaced_and_nothing_is_lost_when_it_is_killed(scene: Sc
     assert scene.stored_outcomes() == 150
     assert scene.record.started_twice() <= len(begun)
     assert await scene.dead() == {}
-    assert replaced < RESTART_S + SLACK_S
+    assert replaced < RESTART_S
     assert max(waited, default=0.0) < LEASE_S + SCAN_S + SLACK_S
 
 

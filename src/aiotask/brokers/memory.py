@@ -8,6 +8,8 @@ long as the link lives, the broker's clock is the link's, and over several queue
 import asyncio
 from collections.abc import Hashable, Sequence
 
+import msgspec
+
 from aiotask.connections.memory import Holding, MemoryLink, MemoryQueue, wake
 from aiotask.exceptions import BrokerConnectionError
 from aiotask.message import DeadLetter, Delivery, Envelope, Finish, QueueDepth, Settlement, Start, Verdict
@@ -309,7 +311,11 @@ class MemorySubscription:
         self._closed = True
         self._service.cancel()
         self._open_ones.discard(self)
-        held = list(self._holding.deliveries.values())
+        started = self._holding.started
+        held = [
+            msgspec.structs.replace(delivery, losses=delivery.losses + 1) if receipt in started else delivery
+            for receipt, delivery in self._holding.deliveries.items()
+        ]
         self._holding.deliveries.clear()
         self._holding.forget([delivery.receipt for delivery in held])
         self._messages.holdings.discard(self._holding)

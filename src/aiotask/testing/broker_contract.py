@@ -377,16 +377,28 @@ async def unsettled_messages_come_back_when_the_subscription_is_closed(harness: 
     await harness.nothing_comes(heir)
 
 
-async def nothing_counts_as_lost_when_the_subscription_is_closed(harness: BrokerHarness) -> None:
-    """What `Subscription.close` hands back is not counted as lost, though it was started; it may start again."""
+async def nothing_unstarted_counts_as_lost_when_the_subscription_is_closed(harness: BrokerHarness) -> None:
+    """What `Subscription.close` hands back and was not begun is not counted as lost; it may start."""
+    await harness.publish(harness.envelope())
+    consumer = await harness.consumer()
+    await harness.take(consumer)
+    await consumer.close()
+    heir = await harness.consumer()
+    (delivery,) = await harness.take(heir)
+    assert (delivery.delivery_count, delivery.losses) == (2, 0)
+    assert await heir.begin([Start(delivery)]) == [Verdict.RUN]
+
+
+async def started_message_counts_as_lost_when_the_subscription_is_closed(harness: BrokerHarness) -> None:
+    """What `Subscription.close` hands back and was begun is counted as lost; acknowledged early it starts no more."""
     await harness.publish(harness.envelope())
     consumer = await harness.consumer()
     await begin(consumer, await harness.take(consumer), acks_late=False)
     await consumer.close()
     heir = await harness.consumer()
     (delivery,) = await harness.take(heir)
-    assert (delivery.delivery_count, delivery.losses) == (2, 0)
-    assert await heir.begin([Start(delivery)]) == [Verdict.RUN]
+    assert (delivery.delivery_count, delivery.losses) == (2, 1)
+    assert await heir.begin([Start(delivery)]) == [Verdict.STARTED_BEFORE]
 
 
 async def closing_does_nothing_when_the_subscription_is_closed(harness: BrokerHarness) -> None:
@@ -446,7 +458,8 @@ CLAUSES: Final = (
     old_queues_are_left_alone_when_others_are_set,
     received_message_stays_ours_when_other_queues_are_set,
     unsettled_messages_come_back_when_the_subscription_is_closed,
-    nothing_counts_as_lost_when_the_subscription_is_closed,
+    nothing_unstarted_counts_as_lost_when_the_subscription_is_closed,
+    started_message_counts_as_lost_when_the_subscription_is_closed,
     closing_does_nothing_when_the_subscription_is_closed,
     *lease_contract.CLAUSES,
     *settle_contract.CLAUSES,

@@ -279,7 +279,14 @@ class KeepsWhatItHas(MemorySubscription):
         await super().close()
 
 
-@breaks(c.nothing_counts_as_lost_when_the_subscription_is_closed)
+@breaks(c.started_message_counts_as_lost_when_the_subscription_is_closed)
+class ForgetsWhatWasStarted(MemorySubscription):
+    async def close(self) -> None:
+        self._holding.started.clear()
+        await super().close()
+
+
+@breaks(c.nothing_unstarted_counts_as_lost_when_the_subscription_is_closed)
 class CountsClosingAsALoss(MemorySubscription):
     async def close(self) -> None:
         for delivery in self._holding.deliveries.values():

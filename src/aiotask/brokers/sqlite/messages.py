@@ -350,6 +350,7 @@ _REMOVE = f"""
 DELETE FROM aiotask_messages WHERE seq IN (SELECT seq FROM aiotask_leases WHERE lease IN {_AMONG})
 """  # noqa: S608
 _END = f"DELETE FROM aiotask_leases WHERE lease IN {_AMONG}"  # noqa: S608
+_COUNT_STARTED = "UPDATE aiotask_leases SET losses = losses + started WHERE consumer = ?"
 _HELD = "SELECT json_group_array(lease) FROM aiotask_leases WHERE consumer = ?"
 
 
@@ -411,6 +412,7 @@ def give_back(connection: Connection, leases: Sequence[int]) -> None:
 
 
 def give_back_all(connection: Connection, consumer: str) -> None:
-    """Put all that `consumer` has ahead of what waits."""
+    """Put all that `consumer` has ahead of what waits; what was started counts as lost."""
+    connection.execute(_COUNT_STARTED, (consumer,))
     (listed,) = connection.execute(_HELD, (consumer,)).fetchone()
     give_back(connection, sorted(_read_numbers(listed)))
