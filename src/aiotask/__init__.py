@@ -45,10 +45,13 @@ if TYPE_CHECKING:
     from aiotask.outcome import TaskMeta as TaskMeta
     from aiotask.request import Request as Request
     from aiotask.request import current_request as current_request
+    from aiotask.routing import Queue as Queue
     from aiotask.task_logging import get_task_logger as get_task_logger
     from aiotask.task_logging import redirect_stdouts as redirect_stdouts
     from aiotask.tasks import Task as Task
     from aiotask.tasks import current_task as current_task
+    from aiotask.wire.compression import register_compression as register_compression
+    from aiotask.wire.serialization import register_serializer as register_serializer
     from aiotask.worker.worker import Worker as Worker
 
 _ERRORS = (
@@ -88,6 +91,7 @@ _HOMES = dict.fromkeys(_ERRORS, "aiotask.exceptions") | {
     "task": "aiotask.default",
     "AsyncResult": "aiotask.async_result",
     "TaskMeta": "aiotask.outcome",
+    "Queue": "aiotask.routing",
     "Request": "aiotask.request",
     "current_request": "aiotask.request",
     "Task": "aiotask.tasks",
@@ -96,11 +100,13 @@ _HOMES = dict.fromkeys(_ERRORS, "aiotask.exceptions") | {
     "EagerResult": "aiotask.async_result",
     "get_task_logger": "aiotask.task_logging",
     "redirect_stdouts": "aiotask.task_logging",
+    "register_compression": "aiotask.wire.compression",
+    "register_serializer": "aiotask.wire.serialization",
 }
 
 _NOT_YET = (
     *("AbortableTask", "EagerResult", "ErrorMail", "GroupResult", "Signature", "chain", "chord", "chunks", "crontab"),
-    *("get_task_logger", "group", "redirect_stdouts", "register_compression", "register_serializer", "signature"),
+    *("get_task_logger", "group", "redirect_stdouts", "signature"),
     *("subtask", "xmap", "xstarmap"),
 )
 

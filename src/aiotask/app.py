@@ -11,21 +11,24 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
+from aiotask.adapters import Adapters
 from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.blocking import BackgroundLoop, refuse_on_a_loop, run_on
 from aiotask.coalesce import Coalescer
-from aiotask.exceptions import AioTaskError, BrokerError, ImproperlyConfigured, PublishError
+from aiotask.exceptions import AioTaskError, BrokerError, ImproperlyConfigured, PublishError, Unroutable
 from aiotask.message import Envelope, TaskMessage
 from aiotask.middleware import Next, check, fold, hooks
 from aiotask.options import checked_text
-from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, ResultBackend
-from aiotask.registry import Registry
-from aiotask.schemes import check_url, implied_backend, make_pair
-from aiotask.sending import NamedTask, Sendable, message_envelope, note_children, outgoing_call
-from aiotask.settings import DEFAULT_BROKER_URL, Settings, load_settings
+from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, QueueAdmin, ResultBackend
+from aiotask.registry import Definition, Registry
+from aiotask.routing import Router
+from aiotask.schemes import check_url
+from aiotask.sending import NamedTask, Sendable, further_envelopes, message_envelope, note_children, outgoing_call
+from aiotask.settings import Settings, load_settings
 from aiotask.tasks import FunctionTask
 from aiotask.tasks import Task as BaseTask
 from aiotask.wire.native import NativeCodec
+from aiotask.worker import inside
 from aiotask.worker.eager import EagerRunner
 from aiotask.worker.runtime import Runtime
 from aiotask.worker.worker import Worker
@@ -88,9 +91,9 @@ class AioTask:
         self._publish_chain = fold(publish_hooks, self._publish_message) if publish_hooks else None
         self._lifespans = AsyncExitStack()
         self._registry = Registry()
+        self.conf.watch(self._lay_annotations)
         self._base: type[BaseTask] | None = None
-        self._pair: tuple[Broker, ResultBackend] | None = None
-        self._pair_urls: tuple[str, str] | None = None
+        self._adapters = Adapters(self.conf)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Lock | None = None
         self._coalescer: Coalescer[Envelope] | None = None
@@ -118,22 +121,31 @@ class AioTask:
     @property
     def broker_url(self) -> str:
         """The broker's URL, as it was given."""
-        return self.conf.broker_url or DEFAULT_BROKER_URL
+        return self._adapters.broker_url
 
     @property
     def backend_url(self) -> str:
         """The result backend's URL: as it was given, or what the broker implies."""
-        return self.conf.result_backend or implied_backend(self.broker_url)
+        return self._adapters.backend_url
 
     @property
     def broker(self) -> Broker:
         """The live broker."""
-        return self._adapters()[0]
+        return self._adapters.pair[0]
 
     @property
     def backend(self) -> ResultBackend:
         """The live result backend."""
-        return self._adapters()[1]
+        return self._adapters.pair[1]
+
+    def backend_for(self, task_name: str | None) -> ResultBackend:
+        """Return the live result backend of a task: its own (option `backend`), else the app's.
+
+        It is the app's as well when there is no name, or no task of that name here.
+        """
+        task = None if task_name is None else self._registry.get(task_name)
+        own = None if task is None else task.own_backend
+        return self.backend if own is None else self._adapters.own(own)
 
     # Tasks, results, workers
 
@@ -160,7 +172,7 @@ class AioTask:
         """Make a task of a function: `@app.task`, or `@app.task(bind=True, max_retries=5, ...)`.
 
         Args:
-            function: `async def` runs on the event loop; a plain `def` in a thread (`offload`).
+            function: `async def` runs on the event loop; a plain `def` in a thread, or where `offload` says.
             bind: True gives the task itself as the first parameter.
             name: Under which messages ask for it; `module.function` when not given.
             base: A subclass of `Task` whose attributes and handlers it gets.
@@ -218,7 +230,10 @@ class AioTask:
         return made  # type: ignore[return-value]
 
     def result(self, task_id: str) -> AsyncResult[Any]:
-        """Return the result of the task `task_id`, wherever it was sent from."""
+        """Return the result of the task `task_id`, wherever it was sent from.
+
+        It is looked for in the app's result backend: an id does not tell that its task has one of its own.
+        """
         return AsyncResult(task_id, app=self)
 
     def worker(
@@ -239,7 +254,7 @@ class AioTask:
 
         Args:
             concurrency: Most executions at once; `worker_concurrency`.
-            queues: Names of the queues to take from; `task_default_queue`.
+            queues: Names of the queues to take from; those of `task_queues`, else `task_default_queue`.
             name: The part of the node name before `@host`, or the whole; `worker_name`.
             threads: Most plain functions at once in threads; `worker_threads`.
             shutdown_timeout: Seconds that running tasks get to finish; `worker_shutdown_timeout`.
@@ -265,7 +280,7 @@ class AioTask:
                 app=self,
                 lifespan=self,
                 concurrency=conf["worker_concurrency"],
-                queues=_checked_queues(queues) or (self.conf.task_default_queue,),
+                queues=_checked_queues(queues, self.conf.router) or self.conf.router.consumed,
                 name=conf["worker_name"] or "aiotask",
                 threads=conf["worker_threads"] or conf["worker_concurrency"],
                 shutdown_timeout=conf["worker_shutdown_timeout"],
@@ -302,22 +317,27 @@ class AioTask:
 
         Raises:
             BrokerConnectionError, BackendConnectionError: Nothing is there, or it refuses us.
-            AioTaskError: The app is open on another loop.
+            AioTaskError: The app is open on another loop, or can't be used in this process (`offload="process"`).
         """
         running = self._running_loop()
+        refusal = inside.refusal(self.conf)
+        if refusal is not None:
+            raise AioTaskError(refusal)
         stale = False
         if self._loop is not running:
             stale = self._loop is not None
             self._loop, self._opening, self._coalescer = running, asyncio.Lock(), None
             if stale:
                 self._users = 0
-        if self._coalescer is None:
+        if self._coalescer is None or self._adapters.incomplete:
             assert self._opening is not None  # noqa: S101 - set together with the loop
             async with self._opening:
                 if stale:
                     await self._close_adapters()  # what the loop that is gone has left open
                 if self._coalescer is None:
                     await self._open_adapters()
+                else:
+                    await self._adapters.open_wanted()
 
     async def close(self) -> None:
         """Send what waits to be sent, and close the connections. The app can be opened again. Idempotent.
@@ -329,6 +349,9 @@ class AioTask:
             await self._coalescer.drain()
         self._coalescer = self._loop = None
         self._users = 0
+        eager, self._eager = self._eager, None
+        if eager is not None:
+            await eager[1].close()
         await self._close_adapters()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
@@ -344,12 +367,14 @@ class AioTask:
     async def run_here(self, task: BaseTask, call: Outgoing) -> EagerResult[Any]:
         """Run a call in this process, on the running loop; return its result."""
         loop = asyncio.get_running_loop()
-        if self._eager is None or self._eager[0] is not loop:
-            if self._eager is not None:
-                self._eager[1].close()
+        current = self._eager
+        if current is None or current[0] is not loop:
+            former = current
             threads = self.conf.worker_threads or self.conf.worker_concurrency
-            self._eager = loop, EagerRunner(self, threads, hooks(self.middleware, "execute"))
-        return await self._eager[1].run(task, call)
+            current = self._eager = loop, EagerRunner(self, threads, hooks(self.middleware, "execute"))
+            if former is not None:
+                await former[1].close()
+        return await current[1].run(task, call)
 
     def run_sync(self, what: str, make: Callable[[Application], Coroutine[Any, Any, R]]) -> R:
         """Run a coroutine for code without a loop, and block until it is done.
@@ -376,7 +401,7 @@ class AioTask:
     def _make_twin(self) -> "AioTask":
         """Return this app with connections of its own; what lives in memory is shared."""
         twin = copy.copy(self)
-        twin._pair = None if not self.broker_url.startswith("memory:") else self._adapters()
+        twin._adapters = Adapters(self.conf, origin=self._adapters)
         twin._loop = twin._coalescer = twin._opening = twin._eager = twin._twin = None
         twin._users = 0
         twin._lifespans = AsyncExitStack()
@@ -395,11 +420,39 @@ class AioTask:
             await asyncio.gather(*(self._send_through(self._publish_chain, call) for call in calls))
 
     async def _send(self, calls: Sequence[Outgoing]) -> None:
-        envelopes = [message_envelope(self, *call) for call in calls]
+        envelopes = [message_envelope(self, call.message, call.queue, call.when) for call in calls]
         if self._coalescer is None or self._loop is not asyncio.get_running_loop():
             await self.connect()
         assert self._coalescer is not None  # noqa: S101 - connect has made it
+        further = [call for call in calls if call.beyond is not None]
+        if further:
+            await self._refuse_unconsumed(further)
+            envelopes += further_envelopes(calls, envelopes)
         await self._coalescer.add(envelopes)
+
+    async def _refuse_unconsumed(self, calls: Sequence[Outgoing]) -> None:
+        """See that workers consume the queues of those calls that are `immediate`.
+
+        Raises:
+            Unroutable: None consumes one of them.
+            ImproperlyConfigured: The broker can't tell.
+        """
+        wanted: dict[str, str] = {}
+        for call in calls:
+            if call.beyond is not None and call.beyond.immediate:
+                wanted.update(dict.fromkeys((call.queue, *call.beyond.queues), call.message.task))
+        if not wanted:
+            return
+        broker = self.broker
+        if not isinstance(broker, QueueAdmin):
+            raise ImproperlyConfigured("The broker can't tell which queues are consumed: leave out `immediate`.")
+        counts = await broker.consumers(list(wanted))
+        for (queue, task), count in zip(wanted.items(), counts, strict=True):
+            if not count:
+                raise Unroutable(
+                    f"{task}: no worker consumes the queue {queue!r} at this moment, and the call is not to wait for "
+                    "one (immediate). Nothing was sent."
+                )
 
     async def _send_through(self, chain: Next[TaskMessage], call: Outgoing) -> None:
         """Send one message through the middleware, which sees the message; where it goes waits in a variable."""
@@ -407,8 +460,7 @@ class AioTask:
         await chain(call.message)
 
     async def _publish_message(self, message: TaskMessage) -> None:
-        _, queue, when = _outgoing.get()
-        await self._send((Outgoing(message, queue, when),))
+        await self._send((_outgoing.get()._replace(message=message),))
 
     async def _publish(self, batch: list[Envelope]) -> list[Exception | None] | None:
         limit = self.conf.broker_publish_timeout
@@ -430,18 +482,9 @@ class AioTask:
             return [error] * len(batch)
         return None
 
-    def _adapters(self) -> tuple[Broker, ResultBackend]:
-        urls = self.broker_url, self.backend_url
-        if self._pair is None or (self._coalescer is None and self._pair_urls != urls):
-            self._pair = make_pair(*urls, self.conf)
-            self._pair_urls = urls
-        return self._pair
-
     async def _open_adapters(self) -> None:
-        broker, backend = self._adapters()
         try:
-            await broker.open()
-            await backend.open()
+            await self._adapters.open()
             for lifespan in hooks(self.middleware, "lifespan"):
                 await self._lifespans.enter_async_context(lifespan(self))
         except BaseException:
@@ -454,10 +497,7 @@ class AioTask:
         try:
             await self._lifespans.aclose()
         finally:
-            if self._pair is not None:
-                broker, backend = self._pair
-                await backend.close()
-                await broker.close()
+            await self._adapters.close()
 
     def _made_of_class(self, kind: type) -> BaseTask:
         if not issubclass(kind, BaseTask):
@@ -475,14 +515,27 @@ class AioTask:
             name = (vars(kind).get("name") or self._name_of(kind)) if name is None else name
             kind.name = name
         name = (vars(kind).get("name") or self._name_of(function)) if name is None else name
-        task.attach(self, name, options, function)
-        self._registry.add(task)
+        definition = Definition(task, options, function)
+        definition.attach(self, name, self.conf.task_annotations)
+        own = task.own_backend
+        if isinstance(own, str):
+            try:
+                check_url("option 'backend'", own)
+            except ImproperlyConfigured as error:
+                raise ImproperlyConfigured(f"Task {name!r}: {error}") from None
+        self._registry.add(task, definition)
+        if own is not None:
+            self._adapters.want(own)
         return task
+
+    def _lay_annotations(self, conf: Settings) -> None:
+        """Lay the annotations that are about to be set over the tasks that there are."""
+        self._registry.annotate(self, self.conf.task_annotations, conf.task_annotations)
 
     def _name_of(self, function: Callable[..., Any]) -> str:
         module = function.__module__
-        if module == "__main__" and self.main:
-            module = self.main
+        if module in ("__main__", "__mp_main__"):  # the second in a process that imports the script once more
+            module = self.main or "__main__"
         qualname = getattr(function, "__qualname__", None)
         if qualname is None:
             raise ImproperlyConfigured(f"{function!r:.80} has no name of its own; give it one by name=.")
@@ -496,9 +549,13 @@ def _check_making(bind: Any, base: Any) -> None:
         raise ImproperlyConfigured(f"base is {base!r:.80}; it takes a subclass of aiotask.Task.")
 
 
-def _checked_queues(queues: Any) -> tuple[str, ...]:
+def _checked_queues(queues: Any, router: Router) -> tuple[str, ...]:
     names = () if queues is None else queues
     # A text is a sequence of texts, too: "mail" would be the queues m, a, i and l.
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
         raise ImproperlyConfigured(f"queues is {queues!r:.80}; it takes a list of names, such as ['mail'].")
+    for name in names:
+        refusal = router.why_undeclared(name)
+        if refusal is not None:
+            raise ImproperlyConfigured(f"A worker can't take from {name!r}. {refusal}")
     return tuple(names)

@@ -5,6 +5,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
@@ -36,6 +37,9 @@ def _plain(value: Any) -> Any:
 
 
 def _ints(value: Any) -> Any:
+    """Return `value` with whole numbers for bools, and with the values of enums, which pickle brings as they are."""
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, dict):

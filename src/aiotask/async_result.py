@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from aiotask.exceptions import TaskRevokedError
-from aiotask.outcome import TaskMeta
-from aiotask.protocols import Application
+from aiotask.outcome import Packed, TaskMeta
+from aiotask.protocols import Application, ResultBackend
 from aiotask.request import find_current, waiting
 from aiotask.states import ABORTED, EXCEPTION_STATES, FAILURE, PENDING, PROPAGATE_STATES, REVOKED, SUCCESS
 from aiotask.wire.errors import from_record
+from aiotask.wire.payload import read_result
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -85,6 +86,8 @@ class AsyncResult(Generic[R]):
         Raises:
             TimeoutError: There was no final state in time.
             Exception: The task's own, or `TaskRevokedError`; its remote traceback is a note on it.
+            ContentDisallowed: The result is of a format that `result_accept_content` does not name; it isn't decoded.
+            DecodeError: It can't be read.
 
         Cost: one read; then pushed where the backend can push, never polled.
         """
@@ -134,7 +137,7 @@ class AsyncResult(Generic[R]):
     async def forget(self) -> None:
         """Remove what is stored. The id is PENDING afterwards. Cost: one round trip."""
         await self._app.connect()
-        await self._app.backend.forget([self.id])
+        await self._backend.forget([self.id])
         self._final = None
 
     async def updates(self) -> AsyncIterator[TaskMeta]:
@@ -143,7 +146,7 @@ class AsyncResult(Generic[R]):
             yield self._shown(self._final)
             return
         await self._app.connect()
-        async with self._app.backend.watch([self.id]) as metas:
+        async with self._backend.watch([self.id]) as metas:
             async for meta in metas:
                 if meta.ready:
                     self._final = meta
@@ -151,11 +154,15 @@ class AsyncResult(Generic[R]):
                 if meta.ready:
                     return
 
+    @property
+    def _backend(self) -> ResultBackend:
+        return self._app.backend_for(self.name)
+
     async def _fetch(self) -> TaskMeta:
         if self._final is not None:
             return self._final
         await self._app.connect()
-        meta = (await self._app.backend.fetch([self.id]))[0] or TaskMeta(id=self.id, state=PENDING)
+        meta = (await self._backend.fetch([self.id]))[0] or TaskMeta(id=self.id, state=PENDING)
         if meta.ready:
             self._final = meta
         return meta
@@ -174,7 +181,7 @@ class AsyncResult(Generic[R]):
             raise TimeoutError(f"No result of task {self.id} within {timeout} s.") from None
 
     async def _watch_to_the_end(self) -> TaskMeta:
-        async with self._app.backend.watch([self.id]) as metas:
+        async with self._backend.watch([self.id]) as metas:
             async for meta in metas:
                 if meta.ready:
                     self._final = meta
@@ -188,10 +195,14 @@ class AsyncResult(Generic[R]):
         return msgspec.structs.replace(meta, result=self._exception_of(meta) if failed else self._value_of(meta))
 
     def _value_of(self, meta: TaskMeta) -> Any:
-        if meta.state not in (SUCCESS, ABORTED):
-            return meta.result
+        returned = meta.state in (SUCCESS, ABORTED)
+        value = meta.result
+        if returned or type(value) is Packed:
+            value = read_result(value, self._app.conf)
+        if not returned:
+            return value
         task = self._app.tasks.get(meta.name or self.name or "")
-        return meta.result if task is None else task.arguments.result(meta.result)
+        return value if task is None else task.arguments.result(value)
 
     def _exception_of(self, meta: TaskMeta) -> Exception:
         if meta.result is None and meta.state == REVOKED:

@@ -1,6 +1,7 @@
 """Joins what many callers await in one iteration of the event loop into one flush. No timer, so no delay when idle."""
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -20,7 +21,8 @@ class Coalescer(Generic[T]):
 
         Args:
             flush: Takes a batch in order; returns an error or None for each item, or None when all went well.
-                An exception that it raises is every item's.
+                An exception that it raises is every item's. One error may stand for many items: each caller gets a
+                copy of its own.
             max_batch: Most items in one flush. One `add` is never split over two flushes.
         """
         self._flush = flush
@@ -91,4 +93,17 @@ class Coalescer(Generic[T]):
             if failure is None:
                 future.set_result(None)
             else:
-                future.set_exception(failure)
+                future.set_exception(_own(failure))
+
+
+def _own(error: Exception) -> Exception:
+    """Return a copy of `error` for one caller: raised in many, one would collect the frames and notes of all."""
+    try:
+        own = copy.copy(error)
+    except Exception:  # noqa: BLE001 - its constructor wants other arguments; shared is better than lost
+        return error
+    own.__cause__, own.__context__ = error.__cause__, error.__context__
+    own.__suppress_context__ = error.__suppress_context__
+    if hasattr(own, "__notes__"):
+        own.__notes__ = [*own.__notes__]
+    return own.with_traceback(error.__traceback__)

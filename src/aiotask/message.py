@@ -46,6 +46,16 @@ class TaskMessage(msgspec.Struct, array_like=True):
     """None means as the task is declared."""
     origin: str | None = None
     headers: dict[str, Any] | None = None
+    compression: str | None = None
+    """The content type of how the payload is compressed, or None; nothing else of the message is."""
+    shadow: str | None = None
+    """What logs call it instead of the task's name."""
+    argsrepr: str | None = None
+    """What is shown in place of the positional arguments."""
+    kwargsrepr: str | None = None
+    """What is shown in place of the keyword arguments."""
+    via: tuple[str, str] | None = None
+    """The exchange that it was sent to, and the routing key; None when it was sent to its queue by name."""
 
 
 class Envelope(msgspec.Struct):
@@ -78,10 +88,12 @@ class Delivery(msgspec.Struct, eq=False):
     receipt: Any
     """The adapter's own handle: hashable, valid for this handing-out only; a lease keeper takes it too."""
     delivery_count: int = 1
-    """How often it was handed out, this time included."""
+    """How often it was handed out, this time included, but for those times that ended in its being parked."""
     losses: int = 0
     """How often a worker was lost after it had started it."""
     expires_at: float | None = None
+    line: str | None = None
+    """The waiting line that it was taken from; None when it came from its queue."""
 
 
 class Start(msgspec.Struct):
@@ -108,13 +120,18 @@ class Settlement(msgspec.Struct):
     """What becomes of a delivery.
 
     `ack` removes it. `release` gives it back: at once and ahead of what waits when `delay_s` is 0, else in so many
-    seconds, at the end of its line; a release is not counted as a loss. `replace` puts `envelope` in its place. `dead`
-    moves it to its queue's dead letters with `reason` and `detail`.
+    seconds, at the end of its line; it is counted as a loss when it is `lost`, otherwise not. `replace` puts `envelope`
+    in its place. `park` puts it into the waiting line `line` of its queue, which `Subscription.unpark` takes from; that
+    counts neither as a loss nor as a handing-out. `dead` moves it to its queue's dead letters with `reason` and
+    `detail`.
     """
 
     delivery: Delivery
-    action: Literal["ack", "release", "replace", "dead"] = "ack"
+    action: Literal["ack", "release", "replace", "park", "dead"] = "ack"
     delay_s: float = 0.0
+    lost: bool = False
+    """What ran it was lost, though not the consumer: to be released, and counted as if that had been lost."""
+    line: str = ""
     envelope: Envelope | None = None
     reason: str = ""
     detail: str = ""
@@ -155,6 +172,8 @@ class QueueDepth(msgspec.Struct):
     queue: str
     ready: int = 0
     delayed: int = 0
+    parked: int = 0
+    """In the waiting lines of tasks that are limited."""
     reserved: int = 0
     """Handed out and not settled."""
     dead: int = 0

@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, NoReturn, TypedDict
 
 from aiotask.exceptions import ImproperlyConfigured
 from aiotask.message import PRIORITIES
@@ -45,6 +46,12 @@ def _is_retry_kwargs(value: Any) -> bool:
     return _is_limit(value.get("max_retries")) and (countdown is None or (_is_number(countdown) and countdown >= 0))
 
 
+def _is_backend(value: Any) -> bool:
+    if value is None or isinstance(value, str):
+        return value != ""
+    return all(callable(getattr(value, name, None)) for name in ("open", "close", "encode", "store", "fetch", "watch"))
+
+
 def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
     classes = tuple(value) if isinstance(value, (tuple, list, set, frozenset)) else (value,)
     if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
@@ -59,6 +66,7 @@ _priority = _expect(
     "a whole number from 0 (the most urgent) to 9, or None for the setting",
     lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool) and value in PRIORITIES),
 )
+_said_flag = _expect("True, False, or None", lambda value: value is None or isinstance(value, bool))
 _text_or_none = _expect(
     "a non-empty text, or None for the setting", lambda value: value is None or (isinstance(value, str) and value != "")
 )
@@ -91,8 +99,31 @@ TASK_OPTIONS: Final[Mapping[str, Option]] = {
     "track_started": Option(None, _flag_or_none),
     "acks_late": Option(None, _flag_or_none),
     "acks_on_failure_or_timeout": Option(None, _flag_or_none),
+    "reject_on_worker_lost": Option(None, _flag_or_none),
+    "serializer": Option(None, _text_or_none),
+    "compression": Option(None, _text_or_none),
+    "backend": Option(
+        None, _expect("a URL, a result backend (aiotask.protocols.ResultBackend), or None for the app's", _is_backend)
+    ),
     "trail": Option(True, _flag),
+    "concurrency": Option(
+        None,
+        _expect(
+            "a whole number, 1 or more, or None for no limit of its own",
+            lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1),
+        ),
+    ),
     "queue": Option(None, _text_or_none),
+    "exchange": Option(
+        None,
+        _expect(
+            "a text, '' for AMQP's own exchange, or None for the setting",
+            lambda value: value is None or isinstance(value, str),
+        ),
+    ),
+    "routing_key": Option(None, _text_or_none),
+    "mandatory": Option(None, _said_flag),
+    "immediate": Option(None, _said_flag),
     "priority": Option(None, _priority),
     "expires": Option(
         None, _expect("seconds, more than 0, or None", lambda value: value is None or (_is_number(value) and value > 0))
@@ -100,15 +131,27 @@ TASK_OPTIONS: Final[Mapping[str, Option]] = {
     "offload": Option(
         "thread",
         _expect(
-            "'thread' or 'loop' ('process' is not available in this version yet)",
-            lambda value: value in ("thread", "loop"),
+            "'thread', 'process' or 'loop'",
+            lambda value: value in ("thread", "process", "loop"),
         ),
     ),
 }
 """None as a default means: as the setting says."""
 
+ADDRESSING: Final = frozenset({"exchange", "routing_key", "mandatory", "immediate"})
+"""Options that take the routing tables to be followed, where a queue alone is simply its name."""
+
 FOLLOWS_SETTING: Final = frozenset(
-    {"ignore_result", "store_errors_even_if_ignored", "track_started", "acks_late", "acks_on_failure_or_timeout"}
+    {
+        "ignore_result",
+        "store_errors_even_if_ignored",
+        "track_started",
+        "acks_late",
+        "acks_on_failure_or_timeout",
+        "reject_on_worker_lost",
+        "serializer",
+        "compression",
+    }
 )
 """Options that are the setting of the same name, with `task_` before it, unless the task says otherwise."""
 
@@ -118,41 +161,49 @@ TASK_NOT_YET: Final = frozenset(
     {
         "rate_limit",
         "rate_limit_scope",
-        "concurrency",
         "time_limit",
         "soft_time_limit",
-        "serializer",
-        "compression",
-        "backend",
-        "reject_on_worker_lost",
-        "exchange",
-        "routing_key",
-        "mandatory",
-        "immediate",
         "send_error_emails",
         "error_whitelist",
         "ErrorMail",
     }
 )
 
-CALL_OPTIONS: Final = frozenset(
-    {"task_id", "countdown", "eta", "expires", "priority", "queue", "headers", "ignore_result"}
-)
+
+class BatchOptions(TypedDict, total=False):
+    """The options of `send_many`, which hold for each call of the batch. None is as if it were not given."""
+
+    countdown: float | None
+    eta: datetime | None
+    expires: float | datetime | None
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    mandatory: bool | None
+    immediate: bool | None
+    priority: int | None
+    headers: Mapping[str, Any] | None
+    ignore_result: bool | None
+    serializer: str | None
+    compression: str | None
+    shadow: str | None
+    argsrepr: str | None
+    kwargsrepr: str | None
+
+
+class CallOptions(BatchOptions, total=False):
+    """The options of `apply_async`. What each means stands there."""
+
+    task_id: str | None
+
+
+CALL_OPTIONS: Final = CallOptions.__optional_keys__
 _CALL_NOT_YET: Final = frozenset(
     {
-        "exchange",
-        "routing_key",
-        "mandatory",
-        "immediate",
-        "serializer",
-        "compression",
         "link",
         "link_error",
         "time_limit",
         "soft_time_limit",
-        "shadow",
-        "argsrepr",
-        "kwargsrepr",
     }
 )
 
@@ -178,18 +229,28 @@ def check_task_option(task: str, option: str, value: Any) -> Any:
         raise ImproperlyConfigured(f"Task {task!r}: option {option!r} is {value!r}; it takes {error}.") from None
 
 
-def refuse_call_options(task: str, names: Mapping[str, Any]) -> None:
-    """Say why options that a call does not take are refused.
+def check_call_options(task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call that say something, checked; `countdown`, `eta` and `expires` are left to `timing`.
 
     Raises:
         ImproperlyConfigured: One is known, and not available yet.
-        TypeError: One is unknown.
+        TypeError: One is unknown, or of another type.
+        ValueError: One is out of its range.
     """
-    for name in names:
-        if name in _CALL_NOT_YET:
-            raise ImproperlyConfigured(f"{task}: the call option {name!r} is not available in this version yet.")
-        hint = did_you_mean(name, CALL_OPTIONS)
-        raise TypeError(f"{task}: apply_async takes no option {name!r}.{hint}")
+    given = {}
+    for name, value in options.items():
+        if name not in CALL_OPTIONS:
+            _refuse_call_option(task, name)
+        if value is not None:
+            check = _CALL_CHECKS.get(name)
+            given[name] = value if check is None else check(value)
+    return given
+
+
+def _refuse_call_option(task: str, name: str) -> NoReturn:
+    if name in _CALL_NOT_YET:
+        raise ImproperlyConfigured(f"{task}: the call option {name!r} is not available in this version yet.")
+    raise TypeError(f"{task}: apply_async takes no option {name!r}.{did_you_mean(name, CALL_OPTIONS)}")
 
 
 class Timing(NamedTuple):
@@ -291,3 +352,52 @@ def checked_headers(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise TypeError(f"headers is {value!r:.80}; it takes a mapping with text keys.")
     return dict(value)
+
+
+def checked_exchange(value: Any) -> str:
+    """Return a call's `exchange`; empty is AMQP's own.
+
+    Raises:
+        TypeError, ValueError: As `checked_text`.
+    """
+    return "" if value == "" else checked_text("exchange", value)
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Return a call's `ignore_result`, `mandatory` or `immediate`.
+
+    Raises:
+        TypeError: It is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r:.80}; it takes True or False.")
+    return value
+
+
+def checked_repr(name: str, value: Any) -> str:
+    """Return a call's `argsrepr` or `kwargsrepr`.
+
+    Raises:
+        TypeError: It is no text.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r:.80}; it takes a text.")
+    return value
+
+
+_CALL_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "task_id": partial(checked_text, "task_id"),
+    "queue": partial(checked_text, "queue"),
+    "exchange": checked_exchange,
+    "routing_key": partial(checked_text, "routing_key"),
+    "mandatory": partial(checked_flag, "mandatory"),
+    "immediate": partial(checked_flag, "immediate"),
+    "priority": checked_priority,
+    "headers": checked_headers,
+    "ignore_result": partial(checked_flag, "ignore_result"),
+    "serializer": partial(checked_text, "serializer"),
+    "compression": partial(checked_text, "compression"),
+    "shadow": partial(checked_text, "shadow"),
+    "argsrepr": partial(checked_repr, "argsrepr"),
+    "kwargsrepr": partial(checked_repr, "kwargsrepr"),
+}

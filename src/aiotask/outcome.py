@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from aiotask.exceptions import Reject, Retry
+from aiotask.exceptions import Reject, Retry, WorkerLost
 from aiotask.states import PENDING, READY_STATES
 
 
@@ -45,11 +45,23 @@ class Expired(msgspec.Struct):
     """Its time to start had passed."""
 
 
+class Parked(msgspec.Struct):
+    """Its task runs as often at once as it may; it waits in `line` until there is a place."""
+
+    line: str
+
+
+class Lost(msgspec.Struct):
+    """The process that ran the body was lost; it is run again, until that has happened too often."""
+
+    exc: WorkerLost
+
+
 class HandedBack(msgspec.Struct):
     """The worker stops before the body is done; another one runs it."""
 
 
-Outcome = Succeeded | Failed | Retried | Ignored | Rejected | Expired | HandedBack
+Outcome = Succeeded | Failed | Retried | Ignored | Rejected | Expired | Parked | Lost | HandedBack
 
 
 class ExceptionInfo(msgspec.Struct, frozen=True):
@@ -71,11 +83,24 @@ class ExceptionRecord(msgspec.Struct):
     exc_module: str | None = None
 
 
+class Packed(msgspec.Struct):
+    """A result, or a state's meta, in another form than JSON: `result_serializer` and `result_compression` want it so.
+
+    It stays packed until somebody who accepts its content type asks for the value.
+    """
+
+    content_type: str
+    compression: str | None
+    """The content type of the compression, or None."""
+    data: bytes
+
+
 class TaskMeta(msgspec.Struct, kw_only=True):
     """What is known of one task execution.
 
     Attributes:
-        result: The return value; for FAILURE, RETRY and REVOKED the exception; for other states their meta.
+        result: The return value; for FAILURE, RETRY and REVOKED the exception; for other states their meta. A backend
+            may get it as `Packed`, and keeps it so.
         date_done: When the state became final, aware, in UTC; None before.
         args: Arguments and worker name are stored with `result_extended` only.
     """

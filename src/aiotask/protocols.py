@@ -59,10 +59,25 @@ class Subscription(Protocol):
 
         Each is leased to this consumer. Reclaimed ones come first (their consumer did not renew), then by priority,
         0 first, and in one priority in the order in which they became due. `[]` after `wait`, and while the link is
-        down. A message that is not due is never handed out. Cancelling is safe: what the cancelled call had taken is
-        given back at once.
+        down. A message that is not due is never handed out, nor one that is parked. Cancelling is safe: what the
+        cancelled call had taken is given back at once.
 
         Cost: one round trip when there is work; none while waiting, if the broker can push.
+        """
+
+    async def unpark(self, lines: Mapping[str, int]) -> list[Delivery]:
+        """Take what was parked: of each waiting line in `lines` up to so many messages, leased to this consumer.
+
+        Returns at once, `[]` when nothing is parked there and while the link is down. A line belongs to its queue;
+        those of one name are taken from over all queues of the subscription: by priority, 0 first, and in one priority
+        in the order in which they were parked. Between lines there is no order.
+
+        What is parked stays until it is taken, whoever parked it, and outlives every worker. Its `Delivery` says which
+        `line` it came from, and is otherwise the one that was parked: with its priority, expiry, losses and count. From
+        then on it is like any other: released, or lost with its consumer, it comes back by `receive`, ahead, and not
+        into the line. Cancelling is safe, as in `receive`.
+
+        Cost: one round trip.
         """
 
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
@@ -156,18 +171,25 @@ class QueueAdmin(Protocol):
     """A broker that can tell what it holds and act on it. For the command line and control, not for the hot path."""
 
     async def queues(self) -> list[str]:
-        """Return the names of the queues that hold anything, dead letters included, sorted."""
+        """Return the names of the queues that hold anything, parked messages and dead letters included, sorted."""
 
     async def depths(self, queues: Sequence[str]) -> list[QueueDepth]:
         """Count what each of `queues` holds, in their order; an unknown queue is empty."""
 
+    async def consumers(self, queues: Sequence[str]) -> list[int]:
+        """Count the subscriptions that take from each of `queues` now, in their order.
+
+        One counts from `subscribe` to `close`, for its queues of that moment. One whose process died, which is seen by
+        its neither receiving nor renewing, is counted until a lease of its would have ended.
+        """
+
     async def purge(self, queues: Sequence[str]) -> int:
-        """Drop what waits or is delayed in `queues`; return how many. Handed-out messages and dead letters stay."""
+        """Drop what waits, is delayed or parked in `queues`; return how many. What is handed out or dead stays."""
 
     async def dead_letters(self, queues: Sequence[str] | None = None, limit: int = 100) -> list[DeadLetter]:
         """Return the dead letters of `queues` (None: of all), the newest first."""
 
-    async def take_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
+    async def find_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
         """Return the dead letters of these task ids, the newest first."""
 
     async def replay_dead(self, ids: Sequence[str]) -> list[str]:
@@ -199,6 +221,8 @@ class ResultBackend(Protocol):
 
     def encode(self, meta: TaskMeta, expires: float | None) -> Any:
         """Return `meta` as a row of this backend, kept for `expires` seconds (None: for ever). No I/O.
+
+        A result that is `Packed` stays so, and comes back so: only who reads it knows what may be decoded.
 
         Raises:
             EncodeError: The result is not serialisable.
@@ -253,6 +277,8 @@ class Serializer(Protocol):
 
     name: str
     content_type: str
+    content_encoding: str
+    """The character encoding of the bytes; `binary` where they are no text."""
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes.
@@ -269,12 +295,22 @@ class Serializer(Protocol):
         """
 
 
+class Beyond(NamedTuple):
+    """What few calls ask for beyond one message in one queue."""
+
+    queues: tuple[str, ...]
+    """Further queues that the same message goes to."""
+    immediate: bool
+    """Whether a worker has to consume each of its queues at that moment."""
+
+
 class Outgoing(NamedTuple):
     """A message on its way to the broker."""
 
     message: TaskMessage
     queue: str
     when: Timing
+    beyond: Beyond | None = None
 
 
 class Application(Protocol):
@@ -293,6 +329,9 @@ class Application(Protocol):
     @property
     def backend(self) -> ResultBackend:
         """The live result backend."""
+
+    def backend_for(self, task_name: str | None) -> ResultBackend:
+        """Return the live result backend of a task: its own, else the app's; also the app's when it isn't known."""
 
     async def connect(self) -> None:
         """Open what is not open yet on the running loop."""

@@ -5,6 +5,7 @@ Two executions of one task never see each other's, in coroutines, in threads, an
 
 import contextvars
 import logging
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 from aiotask.exceptions import Retry
 from aiotask.message import DEFAULT_PRIORITY, Delivery, TaskMessage
+from aiotask.showing import shown
 
 Report = Callable[[Any, str, Any], None]
 """Takes the execution, a state and its meta from a running body; must be safe to call from any thread."""
@@ -54,7 +56,6 @@ class Request:
     time_limit = soft_time_limit = None
     timelimit = (None, None)
     utc = True
-    logfile = None
     reply_to = None
 
     def __init__(
@@ -132,6 +133,23 @@ class Request:
         return self._message.headers
 
     @property
+    def shadow(self) -> str | None:
+        """What logs call it instead of the task's name, if the caller gave one."""
+        return self._message.shadow if self._message is not None else None
+
+    @property
+    def argsrepr(self) -> str:
+        """What is shown in place of the positional arguments: the caller's text, else their repr; on one line, cut."""
+        given = self._message.argsrepr if self._message is not None else None
+        return shown(repr(tuple(self.args or ())) if given is None else given)
+
+    @property
+    def kwargsrepr(self) -> str:
+        """What is shown in place of the keyword arguments: the caller's text, else their repr; on one line, cut."""
+        given = self._message.kwargsrepr if self._message is not None else None
+        return shown(repr(self.kwargs or {}) if given is None else given)
+
+    @property
     def properties(self) -> dict[str, Any]:
         """What the transport carried beside the headers."""
         return {"correlation_id": self.id, "content_type": self._message.content_type} if self._message else {}
@@ -157,6 +175,12 @@ class Request:
         return logging.getLogger("aiotask.task").getEffectiveLevel()
 
     @property
+    def logfile(self) -> str | None:
+        """The file that the program's log goes to, whole; None when it goes elsewhere."""
+        files = [handler.baseFilename for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
+        return next((file for file in files if file != os.devnull), None)
+
+    @property
     def delivery_info(self) -> dict[str, Any]:
         """How it came: exchange, routing_key, queue, redelivered, delivery_count, priority (the broker's number)."""
         delivery = self._delivery
@@ -169,9 +193,11 @@ class Request:
                 "delivery_count": 0,
                 "priority": None,
             }
+        via = None if self._message is None else self._message.via
+        exchange, routing_key = via or ("", delivery.queue)
         return {
-            "exchange": "",
-            "routing_key": delivery.queue,
+            "exchange": exchange,
+            "routing_key": routing_key,
             "queue": delivery.queue,
             "redelivered": delivery.delivery_count > 1,
             "delivery_count": delivery.delivery_count,

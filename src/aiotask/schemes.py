@@ -11,7 +11,7 @@ from aiotask.exceptions import ImproperlyConfigured
 from aiotask.protocols import Broker, ResultBackend
 from aiotask.settings import Settings
 from aiotask.suggestions import did_you_mean
-from aiotask.urls import mask_url, resolve_sqlite
+from aiotask.urls import complete_redis, mask_url, resolve_sqlite
 
 
 class _Place(NamedTuple):
@@ -22,22 +22,34 @@ class _Place(NamedTuple):
         return getattr(importlib.import_module(self.module), self.name)
 
 
+_REDIS: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+unix",
+    "redis+socket",
+    "sentinel",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
+_TCP: Final = _REDIS[:2]
 _LINKS: Final = {
     "memory": _Place("aiotask.connections.memory", "MemoryLink"),
     "sqlite": _Place("aiotask.connections.sqlite", "SqliteLink"),
+    **dict.fromkeys(_REDIS, _Place("aiotask.connections.redis", "RedisLink")),
 }
 _BROKERS: Final = {
     "memory": _Place("aiotask.brokers.memory", "MemoryBroker"),
     "sqlite": _Place("aiotask.brokers.sqlite", "SqliteBroker"),
+    **dict.fromkeys(_REDIS, _Place("aiotask.brokers.redis", "RedisBroker")),
 }
 _BACKENDS: Final = {
     "memory": _Place("aiotask.results.memory", "MemoryBackend"),
     "sqlite": _Place("aiotask.results.sqlite", "SqliteBackend"),
+    **dict.fromkeys(_REDIS, _Place("aiotask.results.redis", "RedisBackend")),
 }
 _NOT_YET: Final = frozenset(
     {
-        "redis",
-        "rediss",
         "amqp",
         "amqps",
         "rpc",
@@ -87,24 +99,49 @@ def make_pair(broker_url: str, backend_url: str, settings: Settings) -> tuple[Br
         scheme = url.partition("://")[0]
         key = whole_url(url)
         if key not in links:
-            links[key] = _make_link(scheme, key, settings)
+            links[key] = _make_link(scheme, url, settings)
         return scheme, links[key]
 
     scheme, broker_link = link(broker_url)
-    broker: Broker = _BROKERS[scheme].load()(broker_link)
+    options = {"publish_timeout": settings.broker_publish_timeout} if scheme in _REDIS else {}
+    broker: Broker = _BROKERS[scheme].load()(broker_link, **options)
     scheme, backend_link = link(backend_url)
     backend: ResultBackend = _BACKENDS[scheme].load()(backend_link)
     return broker, backend
 
 
+def make_backend(url: str, settings: Settings) -> ResultBackend:
+    """Make a result backend with a link of its own. No I/O.
+
+    Raises:
+        ImproperlyConfigured: The URL's scheme is unknown, or its rest can't be read.
+    """
+    scheme = check_url("backend", url)
+    backend: ResultBackend = _BACKENDS[scheme].load()(_make_link(scheme, url, settings))
+    return backend
+
+
 def whole_url(url: str) -> str:
-    """Return the URL with a relative SQLite path made absolute, so that every process meets in one file."""
-    return f"sqlite:///{resolve_sqlite(url, Path.cwd())}" if url.startswith("sqlite:") else url
+    """Return the URL in full: a SQLite path absolute, a Redis URL with its port and database.
+
+    Processes of a project so meet in one file, and two ways to write one place are seen to be one.
+    """
+    scheme = url.partition("://")[0]
+    if scheme == "sqlite":
+        return f"sqlite:///{resolve_sqlite(url, Path.cwd())}"
+    return complete_redis(url) if scheme in _TCP else url
 
 
 def _make_link(scheme: str, url: str, settings: Settings) -> Any:
     kind = _LINKS[scheme].load()
+    options = settings.broker_transport_options
     if scheme == "sqlite":
-        options = settings.broker_transport_options
-        return kind(url.removeprefix("sqlite:///"), synchronous=options.get("synchronous", "FULL"))
+        return kind(whole_url(url).removeprefix("sqlite:///"), synchronous=options.get("synchronous", "FULL"))
+    if scheme in _REDIS:
+        return kind(
+            url,
+            connection_timeout=settings.broker_connection_timeout,
+            command_timeout=settings.broker_command_timeout,
+            key_prefix=options.get("key_prefix", "aiotask"),
+        )
     return kind()

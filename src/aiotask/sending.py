@@ -1,24 +1,24 @@
 """From a call to what the broker carries: options merged, arguments checked and serialised once. No I/O."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from aiotask.arguments import Arguments
-from aiotask.exceptions import EncodeError
+from aiotask.exceptions import EncodeError, Unroutable
 from aiotask.message import Envelope, TaskMessage, new_id
-from aiotask.options import (
-    AT_ONCE,
-    Timing,
-    checked_headers,
-    checked_priority,
-    checked_text,
-    refuse_call_options,
-    timing,
-)
-from aiotask.protocols import Application, Outgoing
+from aiotask.options import ADDRESSING, AT_ONCE, Timing, check_call_options, timing
+from aiotask.protocols import Application, Beyond, Outgoing
 from aiotask.request import find_current
-from aiotask.wire.serialization import JSON
+from aiotask.routing import ROUTE_OPTIONS, Address, Destination, Router, address
+from aiotask.wire.payload import put_call
+
+logger = logging.getLogger("aiotask.sending")
+
+_CARRIED: Final = {"priority", "headers", "ignore_result", "shadow", "argsrepr", "kwargsrepr"}
+"""The options of a call that are fields of the message, under the same name."""
 
 
 class Sendable(Protocol):
@@ -28,6 +28,7 @@ class Sendable(Protocol):
     name: str
     arguments: Arguments
     typing: bool
+    addressed: bool
     queue: Any
     priority: Any
     expires: Any
@@ -37,6 +38,7 @@ class NamedTask:
     """A task of which no more is known here than its name."""
 
     typing = False
+    addressed = False
     queue = priority = expires = None
 
     def __init__(self, app: Application, name: str) -> None:
@@ -54,11 +56,13 @@ def outgoing_call(
         TypeError, ValueError: An option is unknown, of the wrong type, or out of its range.
         ArgumentError: The arguments don't fit.
         EncodeError: An argument can't be serialised.
+        ImproperlyConfigured: There is no such serializer or compression, or a router returned no route.
+        Unroutable: It has to reach a queue (`mandatory`) and reaches none, or its queue may not be made.
     """
     check_call(task, args, kwargs)
     app = task.app
     conf = app.conf
-    message = TaskMessage(task.name, new_id(), JSON.encode_call(tuple(args), dict(kwargs)), origin=app.origin)
+    message = TaskMessage(task.name, new_id(), b"", origin=app.origin)
     message.priority = conf.task_default_priority if task.priority is None else task.priority
     parent = find_current()
     if parent is not None:
@@ -66,11 +70,65 @@ def outgoing_call(
         message.root_id = parent.root_id
     queue = task.queue or conf.task_default_queue
     when = AT_ONCE if task.expires is None else Timing(ttl_s=task.expires)
-    if options:
-        queue, when = _apply(message, queue, when, task.name, **options)
+    own = vars(task)  # where it says nothing, the attribute follows the setting: by a descriptor, which costs more
+    serializer = own.get("serializer") or conf.task_serializer
+    compression = own.get("compression") or conf.task_compression
+    beyond = None
+    if options or task.addressed or not conf.router.plain:
+        given = check_call_options(task.name, options)
+        if task.addressed or not conf.router.plain or not ADDRESSING.isdisjoint(given):
+            given, beyond = _routed(task, message, args, kwargs, given)
+        for name in _CARRIED & given.keys():
+            setattr(message, name, given[name])
+        message.id = given.get("task_id", message.id)
+        queue = given.get("queue", queue)
+        when = timing(given.get("countdown"), given.get("eta"), given.get("expires", when.ttl_s))
+        serializer = given.get("serializer", serializer)
+        compression = given.get("compression", compression)
+    put_call(message, args, kwargs, serializer, compression, conf.message_max_bytes)
     if when is not AT_ONCE:
         message.eta, message.expires = when.eta, when.expiry
-    return Outgoing(message, queue, when)
+    return Outgoing(message, queue, when, beyond)
+
+
+def _routed(
+    task: Sendable, message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any], given: dict[str, Any]
+) -> tuple[dict[str, Any], Beyond | None]:
+    """Find out by the routing tables where a call goes; note in the message how it was sent.
+
+    Returns:
+        The options that are to be laid over those of the task: what its route says where the task does not, and over
+        that what the call says; with the first of the queues. And what there is beyond that.
+    """
+    router: Router = task.app.conf.router
+    known = not isinstance(task, NamedTask)
+    own = vars(task) if known else {}
+    said = {option: own[option] for option in ROUTE_OPTIONS if own.get(option) is not None} | given
+    route = router.route(task.name, args, kwargs, said, task if known else None)
+    laid = {option: value for option, value in route.items() if option not in said} | given
+    mandatory, immediate = ({**route, **said}.get(option, False) for option in ("mandatory", "immediate"))
+    destination = _destination(router, task.name, address(given, own, route), mandatory=mandatory)
+    message.via = (destination.exchange, destination.routing_key) if destination.exchange else None
+    queue, *further = destination.queues
+    beyond = Beyond(tuple(further), immediate) if further or immediate else None
+    return {**laid, "queue": queue}, beyond
+
+
+def _destination(router: Router, name: str, to: Address, *, mandatory: bool) -> Destination:
+    """Return where a call goes; what no queue is bound for, and need not be, goes where it is not lost."""
+    why = ""
+    try:
+        found = router.resolve(to)
+        if not found.queues:
+            why = router.why_unbound(found)
+            found = router.fallback(to)
+    except Unroutable as error:
+        raise Unroutable(f"{name}: {error}") from None
+    if why and mandatory:
+        raise Unroutable(f"{name}: {why} It was not sent (mandatory).")
+    if why:
+        logger.warning("%s goes to the queue %s, since it would reach none. %s", name, found.queues[0], why)
+    return found
 
 
 def check_call(task: Sendable, args: Any, kwargs: Any) -> None:
@@ -93,6 +151,16 @@ def note_children(calls: Sequence[Outgoing]) -> None:
     parent = find_current()
     if parent is not None:
         parent.children.extend(call.message.id for call in calls)
+
+
+def further_envelopes(calls: Sequence[Outgoing], envelopes: Sequence[Envelope]) -> list[Envelope]:
+    """Return what goes to the further queues of calls, whose first envelopes are given in their order."""
+    return [
+        msgspec.structs.replace(envelope, queue=queue)
+        for call, envelope in zip(calls, envelopes, strict=True)
+        if call.beyond is not None
+        for queue in call.beyond.queues
+    ]
 
 
 def message_envelope(app: Application, message: TaskMessage, queue: str, when: Timing) -> Envelope:
@@ -122,36 +190,3 @@ def message_envelope(app: Application, message: TaskMessage, queue: str, when: T
         when.ttl_s,
         when.expires_at,
     )
-
-
-def _apply(
-    message: TaskMessage,
-    default_queue: str,
-    default_when: Timing,
-    task: str,
-    /,
-    *,
-    task_id: str | None = None,
-    countdown: float | None = None,
-    eta: datetime | None = None,
-    expires: float | datetime | None = None,
-    queue: str | None = None,
-    priority: int | None = None,
-    headers: Mapping[str, Any] | None = None,
-    ignore_result: bool | None = None,
-    **unknown: Any,
-) -> tuple[str, Timing]:
-    if unknown:
-        refuse_call_options(task, unknown)
-    if task_id is not None:
-        message.id = checked_text("task_id", task_id)
-    if priority is not None:
-        message.priority = checked_priority(priority)
-    if headers is not None:
-        message.headers = checked_headers(headers)
-    if ignore_result is not None:
-        if not isinstance(ignore_result, bool):
-            raise TypeError(f"ignore_result is {ignore_result!r:.80}; it takes True or False.")
-        message.ignore_result = ignore_result
-    when = timing(countdown, eta, default_when.ttl_s if expires is None else expires)
-    return default_queue if queue is None else checked_text("queue", queue), when

@@ -10,17 +10,18 @@ from typing import Final, TextIO
 
 from aiotask.exceptions import ImproperlyConfigured
 from aiotask.request import find_current
+from aiotask.showing import shown
 
 TASK_LOGGER: Final = "aiotask.task"
 """The logger that tasks' loggers inherit their level and handlers from."""
 
 
 class _TaskContext(logging.Filter):
-    """Puts `task` and `task_id` on each record, None outside an execution."""
+    """Puts `task`, by the name that logs show, and `task_id` on each record; None outside an execution."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         request = find_current()
-        record.task = None if request is None else request.task
+        record.task = None if request is None else shown(request.shadow or request.task or "")
         record.task_id = None if request is None else request.id
         return True
 
@@ -73,12 +74,18 @@ def redirect_stdouts(logger: logging.Logger | None = None, level: int | str = "W
         sys.stdout, sys.stderr = stdout, stderr
 
 
+def redirected() -> tuple[str, int] | None:
+    """Return the name of the logger and the level that `sys.stdout` is redirected to, None when it is not."""
+    stdout = sys.stdout
+    return (stdout.logger.name, stdout.level) if isinstance(stdout, _LogStream) else None
+
+
 class _LogStream(io.TextIOBase):
     """A text stream whose lines become log records."""
 
     def __init__(self, logger: logging.Logger, level: int, original: TextIO) -> None:
-        self._logger = logger
-        self._level = level
+        self.logger = logger
+        self.level = level
         self._original = original
         self._in_handler = threading.local()
         self._rests: dict[int, str] = {}
@@ -104,7 +111,7 @@ class _LogStream(io.TextIOBase):
         try:
             for line in lines:
                 if line.strip():
-                    self._logger.log(self._level, "%s", line.rstrip())
+                    self.logger.log(self.level, "%s", line.rstrip())
         finally:
             self._in_handler.now = False
 

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -16,9 +16,12 @@ from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.exceptions import ImproperlyConfigured, MaxRetriesExceeded, Retry
 from aiotask.middleware import Next
 from aiotask.options import (
+    ADDRESSING,
     FOLLOWS_SETTING,
     TASK_NOT_YET,
     TASK_OPTIONS,
+    BatchOptions,
+    CallOptions,
     aware_moment,
     check_task_option,
     checked_text,
@@ -29,13 +32,18 @@ from aiotask.protocols import Application, Outgoing
 from aiotask.request import Request, current_request, find_current, reset_current, set_current
 from aiotask.retry import Classes, RetryPolicy, exhausted
 from aiotask.sending import check_call, note_children, outgoing_call
+from aiotask.sync_calls import SyncCaller
 from aiotask.task_logging import get_task_logger
+from aiotask.wire.payload import pack_result, packs_results
 from aiotask.wire.serialization import JSON
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 C_co = TypeVar("C_co", covariant=True)
+
+_ATTRIBUTES = {"backend": "own_backend"}
+"""Options whose attribute has another name: `backend` is the live object."""
 
 _NOT_SENT = "(the task was NOT sent: await it)"
 
@@ -65,6 +73,17 @@ class _Setting(Generic[R]):
         return None if task is None else getattr(task.app.conf, self._setting)
 
 
+class _Sync:
+    """The attribute `sync`, typed by the task's body; a property can't be overloaded."""
+
+    @overload
+    def __get__(self, task: _RunsAsync[P, R], owner: type) -> SyncCaller[P, R]: ...
+    @overload
+    def __get__(self, task: _RunsPlain[P, R], owner: type) -> SyncCaller[P, R]: ...
+    def __get__(self, task: Any, owner: type) -> Any:
+        return self if task is None else SyncCaller(task)
+
+
 class Task:
     """Base of every task. Its options are attributes, of the class or of the instance.
 
@@ -75,7 +94,7 @@ class Task:
     Attributes:
         name: Under which messages ask for it; `module.Class` when the class has none.
         app: The app that it belongs to.
-        run: The body; `async def` runs on the event loop, a plain `def` in a thread.
+        run: The body; `async def` runs on the event loop, a plain `def` where `offload` says, by default in a thread.
     """
 
     abstract: ClassVar[bool] = True
@@ -85,6 +104,7 @@ class Task:
     arguments: Arguments
     policy: RetryPolicy
     is_async: bool
+    addressed: bool
 
     typing: bool = True
     max_retries: int | None = 3
@@ -101,8 +121,17 @@ class Task:
     track_started: Any = _Setting("task_track_started")
     acks_late: Any = _Setting("task_acks_late")
     acks_on_failure_or_timeout: Any = _Setting("task_acks_on_failure_or_timeout")
+    reject_on_worker_lost: Any = _Setting("task_reject_on_worker_lost")
+    serializer: Any = _Setting("task_serializer")
+    compression: Any = _Setting("task_compression")
+    own_backend: Any = None
     trail: bool = True
+    concurrency: int | None = None
     queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    mandatory: bool | None = None
+    immediate: bool | None = None
     priority: int | None = None
     expires: float | None = None
     offload: str = "thread"
@@ -138,16 +167,26 @@ class Task:
                     f"Task {name!r}: {option!r} belongs to every task, and can't be an option; "
                     "define it in a subclass of Task and give that as base=."
                 )
-        own = {option: getattr(type(self), option) for option in TASK_OPTIONS}
+        kind: Any = type(self)
+        if not isinstance(kind.backend, property):
+            # An option of the class, in whose place the live object is to be seen.
+            kind.own_backend, kind.backend = kind.backend, Task.backend
+        own = {option: getattr(kind, _ATTRIBUTES.get(option, option)) for option in TASK_OPTIONS}
         own = {option: value for option, value in own.items() if value is not None}
         own |= {option: value for option, value in _own_attributes(type(self)).items() if option in TASK_NOT_YET}
         for option, value in (own | dict(options)).items():
             checked = check_task_option(name, option, value)
             if checked is not None or option not in FOLLOWS_SETTING:
-                self.__dict__[option] = checked
+                self.__dict__[_ATTRIBUTES.get(option, option)] = checked
         self.app = app
         self.policy = RetryPolicy(**{field: getattr(self, field) for field in RetryPolicy.__struct_fields__})
         self.is_async = inspect.iscoroutinefunction(self.run)
+        if self.is_async and self.offload == "process":
+            raise ImproperlyConfigured(
+                f"Task {name!r}: offload='process' is for a plain def, and its body is an async def, which runs on the "
+                "worker's event loop. Make it a plain def, or leave out offload."
+            )
+        self.addressed = any(self.__dict__.get(option) is not None for option in ADDRESSING)
         self.arguments = Arguments(name, function, skip_first=inspect.ismethod(self.run))
         self._delay_name = f"{name}.delay {_NOT_SENT}"
         self._apply_name = f"{name}.apply_async {_NOT_SENT}"
@@ -168,13 +207,13 @@ class Task:
 
     @property
     def backend(self) -> Any:
-        """The result backend that its results are stored in."""
-        return self.app.backend
+        """The result backend that its results are stored in: its own, else the app's."""
+        return self.app.backend_for(self.name)
 
     @overload
-    def delay(self: _RunsAsync[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, AsyncResult[R]]: ...
+    async def delay(self: _RunsAsync[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
     @overload
-    def delay(self: _RunsPlain[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, AsyncResult[R]]: ...
+    async def delay(self: _RunsPlain[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
     def delay(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, AsyncResult[Any]]:
         """Send the task with these arguments; the result is returned once the broker has the message for good.
 
@@ -191,35 +230,19 @@ class Task:
         return sending  # type: ignore[no-any-return]
 
     @overload
-    def apply_async(
+    async def apply_async(
         self: _RunsAsync[P, R],
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        task_id: str | None = None,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        headers: Mapping[str, Any] | None = None,
-        ignore_result: bool | None = None,
-    ) -> Coroutine[Any, Any, AsyncResult[R]]: ...
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]: ...
     @overload
-    def apply_async(
+    async def apply_async(
         self: _RunsPlain[P, R],
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        task_id: str | None = None,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        headers: Mapping[str, Any] | None = None,
-        ignore_result: bool | None = None,
-    ) -> Coroutine[Any, Any, AsyncResult[R]]: ...
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]: ...
     def apply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Coroutine[Any, Any, AsyncResult[Any]]:
@@ -229,9 +252,12 @@ class Task:
             args: Positional arguments.
             kwargs: Keyword arguments.
             **options: `task_id`; `countdown` (seconds) or `eta` (aware datetime) until it is due, kept by the broker;
-                `expires` (seconds or aware datetime) after which it is not started; `queue`; `priority` (0 to 9, 0 the
-                most urgent, 5 when none is given); `headers` (a mapping, seen in `request.headers`, kept by retries);
-                `ignore_result`.
+                `expires` (seconds or aware datetime) after which it is not started; `queue`, `exchange` and
+                `routing_key`, where it goes; `mandatory`, an error when it reaches no queue; `immediate`, an error when
+                no worker consumes its queue at that moment, which is asked first; `priority` (0 to 9, 0 the most
+                urgent, 5 when none is given); `headers` (a mapping, seen in `request.headers`, kept by retries);
+                `ignore_result`; `serializer` and `compression` of the arguments, by name; `shadow`, the name that logs
+                show instead of the task's; `argsrepr` and `kwargsrepr`, what is shown instead of the arguments.
 
         Raises:
             TypeError: An option is unknown or of the wrong type.
@@ -244,7 +270,15 @@ class Task:
         sending.__qualname__ = self._apply_name
         return sending  # type: ignore[no-any-return]
 
-    async def send_many(self, calls: Iterable[Sequence[Any]], **options: Any) -> "list[AsyncResult[Any]]":
+    @overload
+    async def send_many(
+        self: _RunsAsync[P, R], calls: Iterable[Sequence[Any]], **options: Unpack[BatchOptions]
+    ) -> list[AsyncResult[R]]: ...
+    @overload
+    async def send_many(
+        self: _RunsPlain[P, R], calls: Iterable[Sequence[Any]], **options: Unpack[BatchOptions]
+    ) -> list[AsyncResult[R]]: ...
+    async def send_many(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[Any]]:
         """Send one task per tuple of positional arguments, as one batch; results in the same order.
 
         The options are those of `apply_async`, but for `task_id`, and hold for each.
@@ -259,12 +293,26 @@ class Task:
             raise TypeError(f"{self.name}: send_many takes no task_id, since each task has its own.")
         outgoing = [outgoing_call(self, args, {}, options) for args in calls]
         if self.app.conf.task_always_eager:
-            return [await self._run_here(call) for call in outgoing]
+            return [await self.run_eagerly(call) for call in outgoing]
         if outgoing:
             await self.app.send(outgoing)
             note_children(outgoing)
         return [AsyncResult(call.message.id, app=self.app, name=self.name) for call in outgoing]
 
+    @overload
+    async def apply(
+        self: _RunsAsync[P, R],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> EagerResult[R]: ...
+    @overload
+    async def apply(
+        self: _RunsPlain[P, R],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> EagerResult[R]: ...
     async def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[Any]:
@@ -276,10 +324,8 @@ class Task:
         result: EagerResult[Any] = await self.app.run_here(self, call)
         return result
 
-    @property
-    def sync(self: _Runs[P, C_co]) -> "SyncCaller[P]":
-        """The same calls for code without an event loop: `add.sync.delay(2, 3)` blocks until the broker has it."""
-        return SyncCaller(self)
+    sync = _Sync()
+    """The same calls for code without an event loop: `add.sync.delay(2, 3)` blocks until the broker has it."""
 
     def retry(
         self,
@@ -349,19 +395,22 @@ class Task:
         if not _is_state(state):
             raise ValueError(f"state is {state!r}; it takes an upper-case text such as 'PROGRESS'.")
         # Encoded now: the body may change it before it is written.
-        self.request.report(state, msgspec.Raw(JSON.encode(meta)))
+        conf = self.app.conf
+        encoded = pack_result(meta, conf) if packs_results(conf) else msgspec.Raw(JSON.encode(meta))
+        self.request.report(state, encoded)
 
     async def _send_one(
         self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
         call = outgoing_call(self, () if args is None else args, {} if kwargs is None else kwargs, options)
         if self.app.conf.task_always_eager:
-            return await self._run_here(call)
+            return await self.run_eagerly(call)
         await self.app.send((call,))
         note_children((call,))
         return AsyncResult(call.message.id, app=self.app, name=self.name)
 
-    async def _run_here(self, call: Outgoing) -> EagerResult[Any]:
+    async def run_eagerly(self, call: Outgoing) -> EagerResult[Any]:
+        """Run a call here and now, and raise its error where `task_eager_propagates` says so."""
         result: EagerResult[Any] = await self.app.run_here(self, call)
         if self.app.conf.task_eager_propagates:
             await result.get()
@@ -451,50 +500,6 @@ def _raise_reason(exc: BaseException | None, otherwise: Exception, *, prefer_cur
     if current is not None and prefer_current:
         raise current
     raise otherwise from current
-
-
-class SyncCaller(Generic[P]):
-    """A task's calls, blocking."""
-
-    def __init__(self, task: Any) -> None:
-        """Call `task`."""
-        self._task: Task = task
-
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[Any]:
-        """Send the task; see `Task.delay`.
-
-        Raises:
-            AioTaskError: The calling thread runs an event loop.
-        """
-        return self._send("delay", [outgoing_call(self._task, args, kwargs, {})])[0]
-
-    def apply_async(
-        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[Any]:
-        """Send the task with options; see `Task.apply_async`."""
-        call = outgoing_call(self._task, () if args is None else args, {} if kwargs is None else kwargs, options)
-        return self._send("apply_async", [call])[0]
-
-    def send_many(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[Any]]:
-        """Send one task per tuple of arguments; see `Task.send_many`."""
-        if "task_id" in options:
-            raise TypeError(f"{self._task.name}: send_many takes no task_id, since each task has its own.")
-        return self._send("send_many", [outgoing_call(self._task, args, {}, options) for args in calls])
-
-    def _send(self, how: str, calls: Sequence[Outgoing]) -> list[AsyncResult[Any]]:
-        # The messages are made in the calling thread, whose execution, if it is one, is their parent.
-        task = self._task
-
-        async def send(app: Application) -> list[AsyncResult[Any]]:
-            if task.app.conf.task_always_eager:
-                return [await task._run_here(call) for call in calls]
-            if calls:
-                await app.send(calls)
-            return [AsyncResult(call.message.id, app=task.app, name=task.name) for call in calls]
-
-        results = task.app.run_sync(f"{task.name}.sync.{how}", send)
-        note_children(calls)
-        return results
 
 
 class FunctionTask(Task, Generic[P, C_co]):

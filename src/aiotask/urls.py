@@ -1,8 +1,9 @@
-"""Reads what a broker or backend URL says: masked for people's eyes, and SQLite's as a path on this machine."""
+"""Reads what a broker or backend URL says: masked for people's eyes, and whole, so that two of one place are equal."""
 
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from aiotask.exceptions import ImproperlyConfigured
 from aiotask.project import project_folder
@@ -54,3 +55,19 @@ def resolve_sqlite(url: str, base: Path) -> str:
             f"{mask_url(url)!r} is no SQLite URL; write 'sqlite:///relative.db' or 'sqlite:////absolute.db'"
         )
     return os.path.realpath(project_folder(base) / path)
+
+
+def complete_redis(url: str) -> str:
+    """Return a `redis://` or `rediss://` URL with the host, port and database that it leaves out.
+
+    What can't be read is returned as it is; whoever connects says what is wrong with it.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError:
+        return url
+    database = parts.path.strip("/") or "0"
+    user, at, place = parts.netloc.rpartition("@")
+    host = place.removesuffix(f":{parts.port}").rstrip(":") or "localhost"
+    return urlunsplit((parts.scheme, f"{user}{at}{host}:{port}", f"/{database}", parts.query, parts.fragment))

@@ -1,15 +1,25 @@
 """Harnesses of the adapters that are held to the contracts, by name; each call is a storage of its own."""
 
+import atexit
+import functools
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.servers.redis import RedisServer, free_port
+
 from aiotask.brokers.memory import MemoryBroker
+from aiotask.brokers.redis import RedisBroker
 from aiotask.brokers.sqlite import SqliteBroker
 from aiotask.connections.memory import MemoryLink
+from aiotask.connections.redis import RedisLink
 from aiotask.connections.sqlite import SqliteLink
+from aiotask.message import new_id
 from aiotask.protocols import Broker, ResultBackend
 from aiotask.results.memory import MemoryBackend
+from aiotask.results.redis import RedisBackend
 from aiotask.results.sqlite import SqliteBackend
 from aiotask.testing.harness import BackendHarness, FinishHarness
 
@@ -73,11 +83,44 @@ def sqlite_backend(folder: Path) -> BackendHarness:
     )
 
 
+@functools.cache
+def redis_url() -> str:
+    """Return the URL of a server that the tests of this process share; it is gone with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="aiotask-redis-"))
+    server = RedisServer(folder).start()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(server.kill9)
+    return server.url()
+
+
+def redis_pair(url: str, key_prefix: str) -> tuple[Broker, ResultBackend]:
+    link = RedisLink(url, key_prefix=key_prefix)
+    return RedisBroker(link), RedisBackend(link)
+
+
+def redis_broker(_: Path) -> FinishHarness:
+    url, key_prefix = redis_url(), f"test-{new_id()}"
+    return FinishHarness(
+        connect_pair=lambda: redis_pair(url, key_prefix),
+        unreachable=lambda: RedisBroker(RedisLink(f"redis://127.0.0.1:{free_port()}/0")),
+    )
+
+
+def redis_backend(_: Path) -> BackendHarness:
+    url = redis_url()
+    return BackendHarness(
+        connect=lambda: RedisBackend(RedisLink(url)),
+        unreachable=lambda: RedisBackend(RedisLink(f"redis://127.0.0.1:{free_port()}/0")),
+    )
+
+
 BROKERS: dict[str, Callable[[Path], FinishHarness]] = {
     "memory": lambda _: memory_broker_harness(),
     "sqlite": sqlite_broker,
+    "redis": redis_broker,
 }
 BACKENDS: dict[str, Callable[[Path], BackendHarness]] = {
     "memory": lambda _: memory_backend_harness(),
     "sqlite": sqlite_backend,
+    "redis": redis_backend,
 }

@@ -7,6 +7,7 @@ what was recorded survives a SIGKILL: kind, task id, which handing-out it is, pr
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 from full_disk import lift_limit, set_limit
 
-from aiotask import AioTask, current_request
+from aiotask import AioTask, current_request, get_task_logger
 
 app = AioTask("bodies")
 
@@ -52,6 +53,40 @@ def nap_in_thread(seconds: float) -> int:
         time.sleep(seconds)
     record("end")
     return os.getpid()
+
+
+@app.task(name="nap_in_process", offload="process")
+def nap_in_process(seconds: float) -> int:
+    """Sleeps at its first handing-out only, in a program of its own."""
+    if record("start") == 1:
+        subprocess.run(["sleep", str(seconds)], check=False)
+    record("end")
+    return os.getpid()
+
+
+@app.task(name="fork_in_thread")
+def fork_in_thread(seconds: float) -> int:
+    """Leaves a copy of the worker behind, with all that it has open, as a library may that forks; returns its pid."""
+    record("start")
+    pid = os.fork()
+    if pid == 0:
+        os.closerange(0, 3)  # but for its output, which the test reads to its end
+        time.sleep(seconds)
+        os._exit(0)
+    record("end")
+    return pid
+
+
+@app.task(name="poison_in_process", offload="process")
+def poison_in_process() -> None:
+    record("start")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="print_in_process", offload="process")
+def print_in_process(text: str) -> None:
+    print(f"{text} [from print]")
+    get_task_logger("bodies").warning("%s [from a logger]", text)
 
 
 @app.task(name="retry_once", bind=True)

@@ -11,8 +11,8 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,6 +255,14 @@ class Scene:
                 return False
             connection.execute("ROLLBACK")
             return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the file's lock, as another process would."""
+        with closing(sqlite3.connect(self.path, isolation_level=None, timeout=10)) as locking:
+            locking.execute("BEGIN EXCLUSIVE")
+            yield
+            locking.execute("ROLLBACK")
 
     async def close(self) -> None:
         """End every process that was started here, whatever the test has come to."""

@@ -11,6 +11,8 @@ from .harness import Scene, Worker, done_mono, until
 ACKS = pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
 PROMPTLY_S = 3.0
 """A process that was told twice has ended by then, whatever its bodies do: 1 s is for handing back."""
+STOPPED_WITHOUT_STORING_S = 12.0
+"""So has one that can't write what it has to: 5 s are for trying. One wait for each lock would be 20 s and more."""
 
 
 # ---- what runs fits the grace ----
@@ -112,6 +114,33 @@ async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
     assert scene.record.started_twice() == (3 if acks_late else 0)
     # 1 tells who has signalled twice that work was left to another worker; a failure is no such work.
     assert code == (1 if acks_late and by == "second signal" else 0)
+
+
+@pytest.mark.timeout(90)
+@ACKS
+async def test_process_ends_at_the_second_signal_though_the_file_is_locked(scene: Scene, acks_late: bool) -> None:
+    """It gives up handing back what it can't, and what nobody was told of is found by the leases."""
+    leaving = await scene.worker("-c", "1", task_acks_late=acks_late, worker_prefetch_multiplier=5)
+    await scene.send("nap", 1.0, times=5)
+    await until(scene.record.starts, "one has started")
+    with scene.locked():
+        await until(scene.record.ends, "it has ended: its outcome and the next one's begin wait for the file")
+        leaving.send(signal.SIGTERM)
+        await until(lambda: "Asked to stop: nothing more" in leaving.said, "the first signal is noticed")
+        at = leaving.send(signal.SIGTERM)
+        code = await leaving.ended()
+        took = scene.now() - at
+    await scene.worker("-c", "5", task_acks_late=acks_late)
+    outcomes = await scene.all_done()
+    await scene.drained()
+    title = f"second signal, file locked, acks {'late' if acks_late else 'early'}"
+    await scene.tell(title, begun=1, ended=f"in {took:.2f} s with {code}")
+    states = sorted(meta.state for meta in outcomes.values())
+    assert code == 1
+    assert took < STOPPED_WITHOUT_STORING_S
+    assert states == ([SUCCESS] * 5 if acks_late else [FAILURE] + [SUCCESS] * 4)  # L 0
+    assert scene.record.started_twice() == (1 if acks_late else 0)
+    assert scene.stored_outcomes() == 5
 
 
 async def test_process_ends_when_it_is_signalled_again_and_its_loop_is_blocked(scene: Scene) -> None:

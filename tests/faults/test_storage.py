@@ -4,10 +4,8 @@ import asyncio
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,6 @@ LOCKED_S = 3.0
 LARGE = "x" * 100_000
 
 
-@contextmanager
-def locked(scene: Scene) -> Iterator[None]:
-    """Hold the file's lock, as another process would."""
-    with closing(sqlite3.connect(scene.path, isolation_level=None, timeout=10)) as locking:
-        locking.execute("BEGIN EXCLUSIVE")
-        yield
-        locking.execute("ROLLBACK")
-
-
 @ACKS
 async def test_everything_drains_when_the_file_was_locked_for_two_leases(scene: Scene, acks_late: bool) -> None:
     """No lease can be renewed meanwhile; its owner lives, and mostly gets the time to say so."""
@@ -42,7 +31,7 @@ async def test_everything_drains_when_the_file_was_locked_for_two_leases(scene: 
     long = await scene.send("nap", LOCKED_S + 1.0, times=3)
     await scene.send("nap", 0.2, times=100)
     await until(lambda: scene.done_count() >= 20, "20 are done")
-    with locked(scene):
+    with scene.locked():
         held = scene.begun()
         sending = asyncio.create_task(scene.send("nap", 0.05, times=30))
         await asyncio.sleep(LOCKED_S)
@@ -67,27 +56,6 @@ async def test_everything_drains_when_the_file_was_locked_for_two_leases(scene: 
     else:
         assert lost <= set(held)
         assert scene.record.started_twice() == 0  # D 0
-
-
-@pytest.mark.long
-@pytest.mark.timeout(120)
-async def test_process_ends_at_the_second_signal_when_the_file_is_locked(scene: Scene) -> None:
-    """It gives up handing back what it can't; the leases tell."""
-    leaving = await scene.worker("-c", "1", task_acks_late=True, worker_prefetch_multiplier=5)
-    await scene.send("nap", 1.0, times=5)
-    await until(scene.record.starts, "one has started")
-    with locked(scene):
-        await until(scene.record.ends, "it has ended: the next one asks to begin")
-        leaving.send(signal.SIGTERM)
-        await until(lambda: "Asked to stop: nothing more" in leaving.said, "the first signal is noticed")
-        at = leaving.send(signal.SIGTERM)
-        code = await leaving.ended(45)
-        took = scene.now() - at
-    await scene.worker("-c", "5", task_acks_late=True)
-    outcomes = await scene.all_done()
-    await scene.tell("second signal, file locked", begun=1, ended=f"in {took:.2f} s with {code}")
-    assert {meta.state for meta in outcomes.values()} == {SUCCESS}
-    assert scene.record.started_twice() <= 1
 
 
 @pytest.mark.long

@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.servers.fixtures import redis_server, redis_url, shared_redis
 
 from aiotask import AioTask
 from aiotask.message import DeadLetter, Envelope, QueueDepth, TaskMessage
 
+__all__ = ["redis_server", "redis_url", "shared_redis"]
+
 PATIENCE_S = 10.0
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty broker."""
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_url"))
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/tasks.db"
 
 

@@ -1,13 +1,14 @@
 """When a message is acknowledged, and what that means when a worker is stopped or lost."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from aiotask import AioTask, Ignore, Reject, WorkerLost
+from aiotask import AioTask, AsyncResult, Ignore, Reject, WorkerLost
 from aiotask.message import DeadLetter, Delivery, QueueDepth, Start, Verdict
 
 Depth = Callable[..., Awaitable[QueueDepth]]
@@ -16,6 +17,11 @@ DeadLetters = Callable[[], Awaitable[list[DeadLetter]]]
 
 SHORT_LEASE = {"worker_lease": 1.2, "worker_lease_renewal": 0.3}
 """So that a worker looks for what others have lost more often than every five seconds."""
+
+
+async def states_of(result: AsyncResult[Any]) -> list[str]:
+    """Follow a task to its end."""
+    return [meta.state async for meta in result.updates()]
 
 
 async def start_and_lose(app: AioTask, *, acks_late: bool, lease: float = 0.2) -> Delivery:
@@ -78,7 +84,9 @@ async def test_message_of_a_lost_worker_fails_and_never_runs_again_when_it_is_ac
     assert runs == []
 
 
-async def test_message_runs_no_more_when_it_has_lost_its_workers_too_often(url: str) -> None:
+async def test_message_runs_no_more_when_it_has_lost_its_workers_too_often(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     app = AioTask("proj", broker=url, task_max_deliveries=2, **SHORT_LEASE)
     runs = []
 
@@ -92,7 +100,12 @@ async def test_message_runs_no_more_when_it_has_lost_its_workers_too_often(url: 
     async with app.worker():
         with pytest.raises(WorkerLost, match=r"Workers were lost 2 times after starting it \(task_max_deliveries\)"):
             await result.get(timeout=10)
+        broker: Any = app.broker
+        [letter] = await broker.dead_letters()
     assert runs == []
+    assert (letter.id, letter.reason) == (result.id, "WorkerLost")
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert f"{run.name}[{result.id}] was dead-lettered after " in record.getMessage()
 
 
 async def test_message_that_was_received_and_not_started_is_never_lost(app: AioTask) -> None:
@@ -298,9 +311,11 @@ async def test_reject_gives_the_message_back_when_it_asks_for_that(app: AioTask,
             raise Reject("later", requeue=True)
         return [self.request.retries, self.request.delivery_info["delivery_count"]]
 
+    result = await run.delay()
+    following = asyncio.create_task(states_of(result))
     async with app.worker():
-        result = await run.delay()
         assert await result.get(timeout=10) == [0, 2]
+        assert await following == ["SUCCESS"]  # of the first time nothing is recorded
         assert await dead_letters() == []
 
 

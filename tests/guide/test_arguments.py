@@ -2,10 +2,11 @@
 
 import dataclasses
 import enum
+import math
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -34,6 +35,20 @@ class Parcel(msgspec.Struct):
 class Address(TypedDict):
     street: str
     since: date
+
+
+@dataclasses.dataclass
+class Reading:
+    value: float
+    more: Any
+
+
+class Report(TypedDict):
+    reading: Reading
+
+
+class Sample(pydantic.BaseModel):
+    held: float
 
 
 class Customer(pydantic.BaseModel):
@@ -87,6 +102,108 @@ async def test_arguments_without_annotations_keep_the_types_that_celery_s_json_k
     async with app.worker():
         await (await take.delay(*sent, raw=b"")).get(timeout=10)
     assert seen == [(sent, {"raw": b""})]
+
+
+async def test_values_in_fields_arrive_as_they_do_by_themselves(app: AioTask) -> None:
+    seen: list[Any] = []
+
+    @app.task
+    async def measure(reading: Reading, report: Report, model: Sample, plain=None) -> Reading:  # type: ignore[no-untyped-def]
+        seen.extend([reading, report, model, plain])
+        return reading
+
+    moment = datetime(2026, 3, 1, tzinfo=UTC)
+    of_any_type = [moment, date(2026, 3, 1), UUID(int=1), Decimal("1.1"), b"\xff", float("-inf"), {"n": [None, 1.5]}]
+    sent = Reading(float("inf"), of_any_type), Report(reading=Reading(float("-inf"), moment)), Sample(held=float("inf"))
+    async with app.worker():
+        result = await measure.delay(*sent, plain=Reading(0.5, of_any_type))
+        assert await result.get(timeout=10) == sent[0]
+        assert seen == [*sent, {"value": 0.5, "more": of_any_type}]
+        await (await measure.delay(Reading(float("nan"), None), *sent[1:])).get(timeout=10)
+    assert math.isnan(seen[4].value)
+
+
+ANNOTATED: list[tuple[Any, Any]] = [
+    (int, 5),
+    (float, 1.5),
+    (bool, True),
+    (str, "größe"),
+    (bytes, b"\xff"),
+    (datetime, datetime(2026, 3, 1, tzinfo=UTC)),
+    (date, date(2026, 3, 1)),
+    (time, time(12, 30)),
+    (timedelta, timedelta(days=1, seconds=0.5)),
+    (UUID, UUID(int=1)),
+    (Decimal, Decimal("1.10")),
+    (Size, Size.SMALL),
+    (set[str], {"a"}),
+    (frozenset[int], frozenset({1, 2})),
+    (tuple[int, str], (1, "a")),
+    (list[Point], [Point(1, 2)]),
+    (dict[str, Parcel], {"a": Parcel(Point(1, 2), Size.SMALL)}),
+    (dict[int, date], {1: date(2026, 3, 1)}),
+    (Address, {"street": "Main", "since": date(2020, 1, 1)}),
+    (Point | None, Point(1, 2)),
+    (Point | None, None),
+    (Literal["a", "b"], "b"),
+    (Customer, Customer(id=UUID(int=1), name="George")),
+    (list[Customer], [Customer(id=UUID(int=1), name="George")]),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value"), ANNOTATED, ids=lambda case: str(case)[:30])
+async def test_value_arrives_as_the_annotated_type_as_an_argument_and_as_a_result(
+    app: AioTask, annotation: Any, value: Any
+) -> None:
+    seen: list[Any] = []
+
+    async def echo(value):  # type: ignore[no-untyped-def]
+        seen.append(value)
+        return value
+
+    echo.__annotations__ = {"value": annotation, "return": annotation}
+    task = app.task(name="proj.echo")(echo)
+    async with app.worker():
+        back = await (await task.delay(value)).get(timeout=10)
+    for arrived in (seen[0], back):
+        assert arrived == value
+        assert type(arrived) is type(value)
+
+
+async def test_bool_fits_an_int(app: AioTask) -> None:
+    @app.task
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async with app.worker():
+        assert await (await add.delay(True, 2)).get(timeout=10) == 3
+
+
+async def test_instance_of_the_annotated_class_is_trusted_where_it_is_sent_and_checked_where_it_arrives(
+    app: AioTask,
+) -> None:
+    @app.task(name="proj.move")
+    async def move(to: Point) -> None: ...
+
+    wrong: Any = "not a number"
+    async with app.worker():
+        result = await move.delay(Point(wrong, 2))
+        with pytest.raises(ArgumentError, match=r"proj\.move: argument `to\.x`: Expected `int`, got `str`"):
+            await result.get(timeout=10)
+
+
+class Opaque:
+    """Nothing that could be made of a message."""
+
+
+async def test_argument_of_a_class_that_values_can_not_be_made_of_arrives_as_it_was_sent(app: AioTask) -> None:
+    @app.task
+    async def take(one: Opaque, other: Opaque | int) -> list[str]:
+        return [type(one).__name__, type(other).__name__]
+
+    plain: Any = {"a": 1}
+    async with app.worker():
+        assert await (await take.delay(plain, plain)).get(timeout=10) == ["dict", "dict"]
 
 
 async def test_result_is_the_annotated_type_where_the_task_is_known_and_plain_elsewhere(app: AioTask) -> None:
@@ -167,7 +284,7 @@ async def test_message_of_another_program_fails_and_is_never_retried_when_it_doe
 
 @pytest.mark.parametrize(
     ("value", "path"),
-    [(object(), r"\$\[0\]\[0\]"), ({"deep": [1, object()]}, r"\$\[0\]\[0\]\.deep\[1\]"), ("\ud800", r"\$")],
+    [(object(), r"args\[0\]"), ({"deep": [1, object()]}, r"args\[0\]\.deep\[1\]"), ("\ud800", r"args\[0\]")],
 )
 async def test_call_is_refused_and_nothing_is_sent_when_an_argument_can_not_be_serialised(
     app: AioTask, depth: Callable[..., Awaitable[QueueDepth]], value: object, path: str
@@ -175,8 +292,10 @@ async def test_call_is_refused_and_nothing_is_sent_when_an_argument_can_not_be_s
     @app.task
     async def take(value): ...  # type: ignore[no-untyped-def]
 
-    with pytest.raises(EncodeError, match=f"Can't serialise {path}"):
+    with pytest.raises(EncodeError, match=f"{take.name}: Can't serialise {path} as JSON"):
         await take.delay(value)
+    with pytest.raises(EncodeError, match=path.replace(r"args\[0\]", r"kwargs\.value")):
+        await take.delay(value=value)
     assert (await depth()).ready == 0
 
 

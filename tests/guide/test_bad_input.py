@@ -1,12 +1,14 @@
 """An error says what is wrong, why, and what to do; where the mistake is made, not later."""
 
 import functools
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from aiotask import AioTask, ArgumentError, ImproperlyConfigured, Task
+from aiotask import AioTask, ArgumentError, EncodeError, ImproperlyConfigured, Task
 
 
 @pytest.fixture
@@ -204,6 +206,135 @@ async def test_worker_takes_durations_as_settings_do(app: AioTask) -> None:
 
 
 # Calls
+
+
+class Crate:
+    """Nothing that JSON has a form for."""
+
+
+CRATE = f"{__name__}.Crate is not serialisable as JSON. Use plain values, a dataclass, a Struct or a Pydantic model."
+SHIP = "proj.ship(order: int, to: str = '', what: Any = None) -> None"
+NAIVE = datetime(2026, 3, 1, 12)  # noqa: DTZ001 - that is what is wrong with it
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "options", "kind", "said"),
+    [
+        (("one",), {}, {}, ArgumentError, "proj.ship: argument `order`: Expected `int`, got `str`."),
+        ((1,), {"to": 5}, {}, ArgumentError, "proj.ship: argument `to`: Expected `str`, got `int`."),
+        ((), {}, {}, ArgumentError, f"{SHIP}: missing a required argument: 'order'."),
+        ((1, "x", None, 2), {}, {}, ArgumentError, f"{SHIP}: too many positional arguments."),
+        ((1,), {"too": "x"}, {}, ArgumentError, f"{SHIP}: got an unexpected keyword argument 'too'."),
+        (
+            (1,),
+            {},
+            {"count_down": 5},
+            TypeError,
+            "proj.ship: apply_async takes no option 'count_down'. Did you mean 'countdown'?",
+        ),
+        (
+            (1,),
+            {},
+            {"eta": NAIVE},
+            ValueError,
+            "eta is the naive datetime.datetime(2026, 3, 1, 12, 0); give it a time zone, e.g. datetime.now(UTC).",
+        ),
+        (
+            (1,),
+            {},
+            {"expires": NAIVE},
+            ValueError,
+            "expires is the naive datetime.datetime(2026, 3, 1, 12, 0); give it a time zone, e.g. datetime.now(UTC).",
+        ),
+        ((1, "", Crate()), {}, {}, EncodeError, f"proj.ship: Can't serialise args[2] as JSON: {CRATE}"),
+        (
+            (1,),
+            {"what": {"in": [Crate()]}},
+            {},
+            EncodeError,
+            f"proj.ship: Can't serialise kwargs.what.in[0] as JSON: {CRATE}",
+        ),
+    ],
+)
+async def test_call_says_what_is_wrong_and_why_and_what_to_do(
+    app: AioTask,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: dict[str, Any],
+    kind: type[Exception],
+    said: str,
+) -> None:
+    @app.task(name="proj.ship")
+    async def ship(order: int, to: str = "", what: Any = None) -> None: ...
+
+    with pytest.raises(kind) as raised:
+        await ship.apply_async(args, kwargs, **options)
+    assert str(raised.value) == said
+
+
+# Bodies and handlers
+
+
+async def test_result_says_which_part_of_it_could_not_be_serialised(app: AioTask) -> None:
+    @app.task(name="proj.pack")
+    async def pack() -> dict[str, Any]:
+        return {"boxes": [1, Crate()]}
+
+    async with app.worker():
+        with pytest.raises(EncodeError) as raised:
+            await (await pack.delay()).get(timeout=10)
+    assert str(raised.value) == f"Can't serialise $.boxes[1] as JSON: {CRATE}"
+
+
+class Picky(Exception):
+    """Its constructor takes nothing of what its args hold."""
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(f"picky about {reason}")
+
+
+class Changing(Exception):
+    """Its constructor makes something else of its own args."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"changed: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("exc", "said"), [(Picky(reason="x"), "picky about x"), (Changing("x"), "changed: x")], ids=["fails", "changes"]
+)
+async def test_exception_arrives_as_it_was_though_its_constructor_would_not_make_it_again(
+    app: AioTask, exc: Exception, said: str
+) -> None:
+    @app.task
+    async def fail() -> None:
+        raise exc
+
+    async with app.worker():
+        with pytest.raises(type(exc)) as raised:
+            await (await fail.delay()).get(timeout=10)
+    assert (str(raised.value), raised.value.args) == (said, (said,))
+    assert f"{type(exc).__name__}: {said}" in raised.value.__notes__[0]
+
+
+async def test_handler_that_raises_is_named_with_its_task_and_its_traceback(
+    app: AioTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Pack(app.Task):  # type: ignore[name-defined,misc]
+        name = "proj.pack"
+
+        async def run(self) -> int:
+            return 5
+
+        def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+            raise RuntimeError("no paper")
+
+    async with app.worker():
+        assert await (await app.tasks["proj.pack"].delay()).get(timeout=10) == 5
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.getMessage() == "The handler on_success of task proj.pack failed"
+    assert "RuntimeError: no paper" in caplog.text
+    assert "in on_success" in caplog.text
 
 
 async def test_call_names_the_task_and_the_argument(app: AioTask) -> None:

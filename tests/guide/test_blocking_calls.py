@@ -4,10 +4,11 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiotask import AioTask, AioTaskError, Task
+from aiotask import AioTask, AioTaskError, ArgumentError, Task
 
 
 async def test_sync_uses_the_loop_of_the_app_when_called_from_another_thread(app: AioTask) -> None:
@@ -39,6 +40,56 @@ async def test_sync_in_a_threads_body_makes_a_child_of_it(app: AioTask) -> None:
         assert await result.get(timeout=10) == (result.id, result.id)
 
 
+async def test_sync_result_has_the_methods_of_a_result(app: AioTask) -> None:
+    @app.task(name="proj.half")
+    async def half(x: int) -> int:
+        if x % 2:
+            raise ValueError("odd", x)
+        return x // 2
+
+    def script() -> None:
+        good = half.sync.apply_async((4,), task_id="good").sync
+        bad = half.sync.delay(3).sync
+        assert good.get(timeout=10) == 2
+        assert (good.state(), good.info(), good.ready(), good.successful(), good.failed()) == (
+            "SUCCESS",
+            2,
+            True,
+            True,
+            False,
+        )
+        assert (good.meta().id, good.meta().name, good.traceback(), good.children()) == ("good", "proj.half", None, [])
+        with pytest.raises(ValueError, match="odd"):
+            bad.get(timeout=10)
+        assert isinstance(bad.get(propagate=False), ValueError)
+        assert "in half" in str(bad.traceback())
+        with pytest.raises(TimeoutError, match="No result of task nobody"):
+            app.result("nobody").sync.get(timeout=0.01)
+        good.forget()
+        assert app.result("good").sync.state() == "PENDING"
+
+    async with app.worker():
+        await asyncio.to_thread(script)
+
+
+async def test_sync_calls_are_checked_as_others_are(app: AioTask) -> None:
+    @app.task(name="proj.half")
+    async def half(x: int) -> int:
+        return x // 2
+
+    def script() -> None:
+        wrong: Any = "x"
+        with pytest.raises(ArgumentError, match=r"proj\.half: argument `x`: Expected `int`, got `str`"):
+            half.sync.delay(wrong)
+        with pytest.raises(TypeError, match="apply_async takes no option 'count_down'"):
+            half.sync.apply_async((1,), count_down=5)
+        with pytest.raises(TypeError, match="send_many takes no task_id"):
+            half.sync.send_many([(1,)], task_id="x")
+
+    async with app:
+        await asyncio.to_thread(script)
+
+
 async def test_sync_is_refused_on_a_running_loop(app: AioTask) -> None:
     @app.task(name="proj.add")
     async def add(x: int) -> int:
@@ -46,6 +97,8 @@ async def test_sync_is_refused_on_a_running_loop(app: AioTask) -> None:
 
     with pytest.raises(AioTaskError, match=r"proj\.add\.sync\.delay blocks.*Leave out `\.sync` and await it"):
         add.sync.delay(1)
+    with pytest.raises(AioTaskError, match=r"result x\.sync blocks.*Leave out `\.sync` and await it"):
+        app.result("x").sync.get()
 
 
 def test_sync_works_in_a_script_before_and_after_a_loop(tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from aiotask import AioTask, EncodeError, ImproperlyConfigured, TaskRevokedError
-from aiotask.message import QueueDepth
+from aiotask import AioTask, EncodeError, ImproperlyConfigured, PublishError, TaskRevokedError
+from aiotask.message import Envelope, QueueDepth
 
 
 class Program:
@@ -92,6 +92,18 @@ async def test_delayed_task_waits_in_the_broker_and_takes_no_slot(
         found = await depth()
     assert (found.delayed, found.ready, found.reserved) == (1, 0, 0)
     assert program.ran == ["now"]
+
+
+async def test_delay_outlives_the_worker_and_the_connections(app: AioTask, program: Program) -> None:
+    before = time.time()
+    result = await program.note.apply_async(("later",), countdown=0.5)
+    async with app.worker(burst=True) as worker:
+        await worker.wait()
+    await app.close()
+    assert program.ran == []
+    async with app.worker():
+        assert await result.get(timeout=10) == "later"
+    assert program.at[0] >= before + 0.5
 
 
 async def test_delayed_tasks_run_in_the_order_of_their_times(app: AioTask, program: Program) -> None:
@@ -238,6 +250,44 @@ async def test_result_is_stored_when_the_call_wants_it_and_the_task_does_not(app
         assert await (await quiet.apply_async(ignore_result=False)).get(timeout=10) == 5
 
 
+async def test_calls_that_are_made_together_share_a_round_trip(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await app.connect()
+    batches: list[int] = []
+    publish = app.broker.publish
+
+    async def counting(batch: Sequence[Envelope]) -> None:
+        batches.append(len(batch))
+        await publish(batch)
+
+    monkeypatch.setattr(app.broker, "publish", counting)
+    await asyncio.gather(*(program.note.delay(number) for number in range(50)))
+    assert batches == [50]
+    await program.note.send_many([(number,) for number in range(30)])
+    assert batches == [50, 30]
+
+
+async def test_call_returns_once_the_broker_has_confirmed(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await app.connect()
+    asked, confirm = asyncio.Event(), asyncio.Event()
+    publish = app.broker.publish
+
+    async def slow(batch: Sequence[Envelope]) -> None:
+        await publish(batch)
+        asked.set()
+        await confirm.wait()
+
+    monkeypatch.setattr(app.broker, "publish", slow)
+    sending = asyncio.create_task(program.note.delay("x"))
+    await asked.wait()
+    assert not sending.done()
+    confirm.set()
+    assert (await sending).id
+
+
 async def test_many_are_sent_in_one_batch_with_results_in_their_order(app: AioTask, program: Program) -> None:
     results = await program.note.send_many(((number,) for number in range(50)), headers={"trace": "ab"}, priority=3)
     async with app.worker():
@@ -302,6 +352,22 @@ async def test_headers_are_refused_when_they_can_not_be_carried(program: Program
         await program.note.apply_async(headers={"a": object()})
 
 
+async def test_calls_that_fail_together_have_exceptions_of_their_own(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def publish(batch: Sequence[Envelope]) -> None:
+        raise PublishError("no answer", [envelope.id for envelope in batch]) from OSError("link down")
+
+    await app.connect()
+    monkeypatch.setattr(app.broker, "publish", publish)
+    calls = [program.note.apply_async(task_id=id_) for id_ in ("a", "b")]
+    first, second = await asyncio.gather(*calls, return_exceptions=True)
+    assert first is not second
+    for error in (first, second):
+        assert isinstance(error, PublishError)
+        assert (str(error), error.unsent, repr(error.__cause__)) == ("no answer", ("a", "b"), "OSError('link down')")
+
+
 async def test_broker_that_is_not_there_is_named_with_the_reason() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"broker_url 'redis://u:\*\*\*@host/0': .* not available"):
-        AioTask("proj", broker="redis://u:hunter2@host/0")
+    with pytest.raises(ImproperlyConfigured, match=r"broker_url 'amqp://u:\*\*\*@host/0': .* not available"):
+        AioTask("proj", broker="amqp://u:hunter2@host/0")

@@ -40,6 +40,22 @@ async def test_class_without_an_app_is_registered_by_hand(app: AioTask) -> None:
         assert await (await double.delay(4)).get(timeout=10) == 8
 
 
+async def test_instance_that_the_program_has_made_is_registered_as_it_is(app: AioTask) -> None:
+    class Greet(Task):
+        name = "proj.greet"
+
+        def __init__(self, greeting: str) -> None:
+            self.greeting = greeting
+
+        async def run(self, who: str) -> str:
+            return f"{self.greeting} {who}"
+
+    greet = Greet("Hello")
+    assert app.register(greet) is greet is app.tasks["proj.greet"]
+    async with app.worker():
+        assert await (await greet.delay("George")).get(timeout=10) == "Hello George"
+
+
 async def test_decorated_class_becomes_its_instance(app: AioTask) -> None:
     @app.task(name="proj.seven", max_retries=1)
     class Seven(Task):
@@ -85,6 +101,81 @@ async def test_function_gets_the_attributes_and_handlers_of_its_base(app: AioTas
         result = await paint.delay()
         assert await result.get(timeout=10) == "red 3"
     assert seen == [("SUCCESS", "red 3", result.id)]
+
+
+async def test_function_gets_the_handlers_of_a_base_that_has_no_app(app: AioTask) -> None:
+    seen = []
+
+    class Watched(Task):
+        abstract = True
+        max_retries = 7
+
+        def on_success(self, retval: object, task_id: str, args: object, kwargs: object) -> None:
+            seen.append((self.name, retval, task_id))
+
+    @app.task(base=Watched, name="proj.paint")
+    async def paint() -> str:
+        return "red"
+
+    assert paint.max_retries == 7
+    async with app.worker():
+        result = await paint.delay()
+        assert await result.get(timeout=10) == "red"
+    assert seen == [("proj.paint", "red", result.id)]
+
+
+def test_abstract_is_not_inherited(app: AioTask) -> None:
+    class Base(Task):
+        abstract = True
+
+    class Send(Base):
+        def run(self) -> None: ...
+
+    assert (Base.abstract, Send.abstract) == (True, False)
+
+
+# Options
+
+
+def test_options_have_these_values_when_nothing_says_otherwise(app: AioTask) -> None:
+    task = app.task(name="proj.t")(lambda: None)
+    assert (task.max_retries, task.default_retry_delay, task.throws, task.typing) == (3, 180, (), True)
+    assert (task.autoretry_for, task.dont_autoretry_for, dict(task.retry_kwargs)) == ((), (), {})
+    assert (task.retry_backoff, task.retry_backoff_max, task.retry_jitter) == (False, 600, True)
+    assert (task.acks_late, task.acks_on_failure_or_timeout) == (False, True)
+    assert (task.ignore_result, task.store_errors_even_if_ignored, task.track_started, task.trail) == (
+        False,
+        False,
+        False,
+        True,
+    )
+    assert (task.queue, task.priority, task.expires, task.offload) == (None, None, None, "thread")
+
+
+@pytest.mark.parametrize("option", ["acks_late", "ignore_result", "store_errors_even_if_ignored", "track_started"])
+def test_option_follows_its_setting_until_the_task_says_otherwise(app: AioTask, option: str) -> None:
+    follows = app.task(name="proj.follows")(lambda: None)
+    says_so = app.task(name="proj.says_so", **{option: False})(lambda: None)
+    kind = type("OfAClass", (app.Task,), {"run": lambda _: None, "name": "proj.of_a_class", option: False})
+    of_a_class = app.tasks[kind.name]
+    setattr(app.conf, f"task_{option}", True)
+    assert [getattr(task, option) for task in (follows, says_so, of_a_class)] == [True, False, False]
+    setattr(says_so, option, True)
+    assert getattr(says_so, option) is True
+
+
+def test_option_is_an_attribute_of_the_class_or_an_argument_of_the_decorator(app: AioTask) -> None:
+    class Fetch(app.Task):  # type: ignore[name-defined,misc]
+        max_retries = None
+        throws = (LookupError,)
+        queue = "mail"
+
+        def run(self) -> None: ...
+
+    fetch = app.tasks[Fetch.name]
+    again = app.task(name="proj.fetch", base=Fetch, max_retries=5)(lambda: None)
+    assert (fetch.max_retries, fetch.throws, fetch.queue) == (None, (LookupError,), "mail")
+    assert (again.max_retries, again.throws, again.queue) == (5, (LookupError,), "mail")
 
 
 async def test_current_app_and_task_are_those_of_the_execution(app: AioTask) -> None:

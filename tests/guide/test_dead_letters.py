@@ -24,7 +24,7 @@ def add(app: AioTask) -> Any:
 
 
 async def test_unknown_task_is_kept_and_its_caller_told(
-    app: AioTask, add: Any, post: Post, dead_letters: DeadLetters
+    app: AioTask, add: Any, post: Post, dead_letters: DeadLetters, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with app.worker():
         id_ = await post(TaskMessage("proj.ad", "id-1", b"[[1,2],{}]"))
@@ -36,6 +36,9 @@ async def test_unknown_task_is_kept_and_its_caller_told(
         assert app.codec.decode(letter.body).task == "proj.ad"
         assert letter.body_bytes == len(letter.body)
         assert await (await add.delay(2, 3)).get(timeout=10) == 5
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.getMessage().startswith("Task proj.ad[id-1] was dead-lettered after ")
+    assert "NotRegistered: No task 'proj.ad' is registered. Did you mean 'proj.add'?" in record.getMessage()
 
 
 REFUSED: list[tuple[str, bytes | TaskMessage, str | None, type[AioTaskError]]] = [

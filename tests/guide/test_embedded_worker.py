@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,10 +14,11 @@ from typing import Any
 import fastapi
 import pytest
 
-from aiotask import AioTask, AioTaskError, Worker, WorkerLost
+from aiotask import AioTask, AioTaskError, BrokerError, Worker, WorkerLost
 from aiotask.message import QueueDepth
 
 Depth = Callable[..., Awaitable[QueueDepth]]
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 class Program:
@@ -273,16 +275,94 @@ async def test_failure_of_the_worker_surfaces_in_its_scope(
     assert not app.broker.connected
 
 
-async def test_failure_of_the_worker_surfaces_when_its_scope_ends_by_itself(
-    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch
+async def test_failure_of_the_worker_surfaces_where_its_scope_is_left_when_the_task_that_entered_it_has_ended(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, until: Until
 ) -> None:
     worker = app.worker()
     await asyncio.create_task(worker.__aenter__())
+    running = await program.work.delay()
+    await program.started.wait()
     break_receiving(app, monkeypatch)
     await program.add.delay(2, 3)
     await asyncio.wait_for(worker.wait(), 10)
+    # At once, and not only where the scope is left: it is logged, and what runs is ended or handed back.
+    await until(running.ready)
+    [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert (
+        record.getMessage() == f"Worker {worker.hostname} has failed, and stops: RuntimeError('the broker is broken')"
+    )
+    assert app.broker.connected
     with pytest.raises(RuntimeError, match="the broker is broken"):
         await asyncio.create_task(worker.__aexit__(None, None, None))
+    assert not app.broker.connected
+    assert program.ended == ["cancelled"]
+
+
+async def test_failure_of_the_worker_cancels_the_task_that_entered_it_though_another_one_leaves_it(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, entered = app.worker(), asyncio.Event()
+
+    async def enter() -> None:
+        await worker.__aenter__()
+        entered.set()
+        await asyncio.Event().wait()
+
+    entering = asyncio.create_task(enter())
+    await entered.wait()
+    break_receiving(app, monkeypatch)
+    await program.add.delay(2, 3)
+    await asyncio.wait([entering], timeout=10)
+    assert entering.cancelled()
+    with pytest.raises(RuntimeError, match="the broker is broken"):
+        await worker.__aexit__(None, None, None)
+    assert entering.cancelling() == 1  # the cancellation is not taken back by another task
+
+
+async def test_worker_that_can_not_store_its_outcomes_gives_up_after_a_while(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def finish(self: Any, batch: Any) -> Any:
+        raise BrokerError("no answer")
+
+    monkeypatch.setattr("aiotask.worker.worker._WRITE_GRACE_S", 0.05)
+    program.release.set()
+    before = asyncio.all_tasks()
+    async with app.worker() as worker:
+        broker: Any = app.broker
+        [subscription] = broker._subscriptions
+        monkeypatch.setattr(type(subscription), "finish", finish)
+        await program.work.delay()
+        await program.started.wait()
+    assert program.ended == ["well"]
+    assert worker.left_behind == 1
+    assert "Stopped with 1 outcomes that could not be stored; their messages are left to their leases" in caplog.text
+    assert asyncio.all_tasks() == before  # nothing goes on trying
+
+
+async def test_failure_of_the_worker_is_told_by_a_fastapi_lifespan(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
+        async with app.worker():
+            yield
+
+    to_web: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    from_web: asyncio.Queue[Any] = asyncio.Queue()
+    web = fastapi.FastAPI(lifespan=lifespan)
+    serving = asyncio.create_task(web({"type": "lifespan", "asgi": {"version": "3.0"}}, to_web.get, from_web.put))
+    to_web.put_nowait({"type": "lifespan.startup"})
+    async with asyncio.timeout(10):
+        assert (await from_web.get())["type"] == "lifespan.startup.complete"
+        break_receiving(app, monkeypatch)
+        await program.add.delay(2, 3)
+        failed = await from_web.get()
+        assert failed["type"] == "lifespan.shutdown.failed"
+        assert failed["message"].rstrip().endswith("RuntimeError: the broker is broken")
+        with pytest.raises(RuntimeError, match="the broker is broken"):
+            await serving
+    assert not app.broker.connected
 
 
 async def test_failure_of_the_worker_surfaces_though_the_scope_ends_at_the_same_moment(
@@ -424,6 +504,42 @@ async def test_second_worker_goes_on_when_the_first_has_stopped(app: AioTask, pr
             assert await (await program.add.delay(2, 3)).get(timeout=10) == 5
         assert app.broker.connected
         assert await (await program.add.delay(3, 4)).get(timeout=10) == 7
+
+
+async def test_worker_is_called_by_its_name_and_its_host(app: AioTask) -> None:
+    host = socket.gethostname()
+    assert app.worker().hostname == f"aiotask@{host}"
+    assert app.worker(name="web").hostname == f"web@{host}"
+    assert app.worker(name="web@rack-5").hostname == "web@rack-5"
+    app.conf.worker_name = "mail"
+    assert app.worker().hostname == f"mail@{host}"
+
+
+async def test_as_many_plain_functions_run_at_once_as_executions_when_nothing_says_otherwise(app: AioTask) -> None:
+    together = threading.Barrier(30)
+
+    @app.task
+    def meet() -> int:
+        return together.wait(10)
+
+    before = threading.active_count()
+    async with app.worker(concurrency=30):
+        assert threading.active_count() < before + 10  # threads are made on demand
+        results = await meet.send_many([()] * 30)
+        assert sorted([await result.get(timeout=10) for result in results]) == list(range(30))
+
+
+async def test_no_more_plain_functions_run_at_once_than_there_are_threads(app: AioTask) -> None:
+    together = threading.Barrier(3)
+
+    @app.task
+    def meet() -> str:
+        together.wait(10)
+        return threading.current_thread().name
+
+    async with app.worker(concurrency=21, threads=3):
+        names = {await result.get(timeout=10) for result in await meet.send_many([()] * 21)}
+    assert len(names) == 3
 
 
 # The app around it

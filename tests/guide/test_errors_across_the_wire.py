@@ -3,13 +3,14 @@
 import asyncio
 import dataclasses
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pydantic
 import pytest
 
-from aiotask import AioTask, EncodeError, RemoteError
+from aiotask import AioTask, EncodeError, Ignore, RemoteError
 from aiotask.message import QueueDepth
 
 
@@ -338,6 +339,89 @@ async def test_remote_traceback_is_a_note_that_begins_in_the_task_s_own_code(app
         [note] = raised.value.__notes__
     assert "in deeper" in note
     assert "aiotask/worker" not in note
+
+
+async def test_chained_exceptions_are_told_in_their_order(app: AioTask) -> None:
+    @app.task
+    async def fail() -> None:
+        try:
+            try:
+                raise LookupError("the first")
+            except LookupError:
+                raise ValueError("while that was handled")  # noqa: B904 - its context is what is told
+        except ValueError as exc:
+            raise RuntimeError("from that") from exc
+
+    async with app.worker():
+        result = await fail.delay()
+        with pytest.raises(RuntimeError, match="from that") as raised:
+            await result.get(timeout=10)
+        [note] = raised.value.__notes__
+        assert note.strip().startswith("Remote traceback:\n")
+        assert (await result.traceback() or "").strip() in note
+    told = [
+        "LookupError: the first",
+        "During handling of the above exception, another exception occurred",
+        "ValueError: while that was handled",
+        "The above exception was the direct cause of the following exception",
+        "RuntimeError: from that",
+    ]
+    places = [note.index(text) for text in told]
+    assert places == sorted(places)
+
+
+async def test_notes_are_told_with_the_traceback(app: AioTask) -> None:
+    @app.task
+    def fail() -> None:
+        error = ValueError("no account")
+        error.add_note("asked for by George")
+        raise error
+
+    async with app.worker():
+        with pytest.raises(ValueError, match="no account") as raised:
+            await (await fail.delay()).get(timeout=10)
+    [note] = raised.value.__notes__
+    assert note.endswith("ValueError: no account\nasked for by George")
+
+
+async def test_group_is_told_with_all_that_it_holds(app: AioTask) -> None:
+    @app.task
+    async def fail() -> None:
+        async def part(number: int) -> None:
+            raise ValueError(f"part {number}")
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(2):
+                group.create_task(part(number))
+
+    async with app.worker():
+        with pytest.raises(RemoteError, match=r"ExceptionGroup\('unhandled errors in a TaskGroup'") as raised:
+            await (await fail.delay()).get(timeout=10)
+    [note] = raised.value.__notes__
+    for told in ("ExceptionGroup: unhandled errors in a TaskGroup", "ValueError: part 0", "ValueError: part 1"):
+        assert told in note
+
+
+async def test_nothing_is_imported_or_called_because_a_result_says_so(app: AioTask) -> None:
+    """Whoever can write to the result store names a module that nobody has imported, and things that are no errors."""
+
+    @app.task(bind=True)
+    async def pretend(self: Any, module: str, name: str) -> None:
+        record = {"exc_type": name, "exc_message": ["import os"], "exc_module": module}
+        self.update_state("FAILURE", record)
+        raise Ignore
+
+    async with app.worker():
+        for module, name in [
+            ("antigravity", "Error"),
+            ("os", "system"),
+            ("builtins", "exec"),
+            ("builtins", "SystemExit"),
+        ]:
+            with pytest.raises(RemoteError) as raised:
+                await (await pretend.delay(module, name)).get(timeout=10)
+            assert (type(raised.value).__name__, raised.value.args) == (name, ("import os",))
+    assert "antigravity" not in sys.modules
 
 
 async def test_same_failure_can_be_raised_again_and_its_note_is_there_once(app: AioTask) -> None:

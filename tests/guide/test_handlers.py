@@ -93,6 +93,48 @@ async def test_handler_that_raises_is_logged_and_changes_nothing(
     assert "handler trouble" in str(record.exc_info)
 
 
+@pytest.mark.parametrize("plain", [True, False])
+async def test_handlers_of_a_failure_that_raise_are_logged_and_change_nothing(
+    app: AioTask, caplog: pytest.LogCaptureFixture, plain: bool
+) -> None:
+    def broken(self: Task, *_: Any) -> None:
+        raise RuntimeError("handler trouble")
+
+    async def broken_too(self: Task, *_: Any) -> None:
+        raise RuntimeError("handler trouble")
+
+    handler = broken if plain else broken_too
+    base = type("Broken", (app.Task,), {"abstract": True, "on_retry": handler, "on_failure": handler})
+
+    @app.task(base=base, name="proj.body", autoretry_for=(KeyError,), max_retries=1, default_retry_delay=0)
+    async def body() -> None:
+        raise KeyError("the body's own")
+
+    with caplog.at_level(logging.ERROR, "aiotask.worker"):
+        async with app.worker():
+            result = await body.delay()
+            with pytest.raises(KeyError, match="the body's own"):
+                await result.get(timeout=10)
+            assert (await result.meta()).retries == 1
+    said = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert said == [
+        "The handler on_retry of task proj.body failed",
+        "The handler on_failure of task proj.body failed",
+    ]
+
+
+async def test_handlers_run_in_an_eager_execution_too(app: AioTask) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    @app.task(base=recorder(app, seen))
+    def body() -> int:
+        return 5
+
+    assert await (await body.apply()) == 5
+    assert [call[0] for call in seen] == ["before_start", "on_success", "after_return"]
+    assert all(call[1] is True for call in seen[:2])
+
+
 async def test_execute_stands_around_the_execution(app: AioTask) -> None:
     class Doubling(app.Task):  # type: ignore[name-defined,misc]
         abstract = True

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import sys
 
 import pytest
@@ -47,6 +48,25 @@ async def test_records_have_the_name_and_id_of_the_execution_in_coroutines_and_t
             ("aiotask.task.proj.mail", "from outside", None, None),
         ]
     )
+
+
+async def test_finished_task_is_one_line_of_information_and_its_reception_one_for_debugging(
+    app: AioTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(name="proj.add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    caplog.set_level(logging.DEBUG, "aiotask")
+    async with app.worker():
+        result = await add.delay(2, 3)
+        await result.get(timeout=10)
+    received, finished = [record for record in caplog.records if result.id in record.getMessage()]
+    assert (received.levelno, received.getMessage()) == (logging.DEBUG, f"Task proj.add[{result.id}] was received")
+    assert finished.levelno == logging.INFO
+    assert re.fullmatch(rf"Task proj\.add\[{result.id}\] succeeded after \d+\.\d{{3}} s", finished.getMessage())
+    for record in (received, finished):
+        assert (record.task, record.task_id) == ("proj.add", result.id)
 
 
 async def test_prints_become_records_line_by_line_when_redirected(app: AioTask, seen) -> None:

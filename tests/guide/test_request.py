@@ -5,6 +5,7 @@ import contextvars
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,111 @@ async def test_request_tells_what_is_being_executed(app: AioTask) -> None:
     assert (seen["origin"], seen["utc"], seen["eta"]) == (app.origin, True, None)
     assert isinstance(seen["level"], int)
     assert logging.getLevelName(seen["level"]) in logging.getLevelNamesMapping()
+
+
+FIELDS = (
+    *("id", "task", "args", "kwargs", "retries", "is_eager", "called_directly", "group", "taskset", "chord", "chain"),
+    *("root_id", "parent_id", "eta", "expires", "utc", "hostname", "logfile", "loglevel", "delivery_info", "headers"),
+    *("properties", "reply_to", "correlation_id", "callbacks", "errbacks", "timelimit", "time_limit"),
+    *("soft_time_limit", "children", "origin", "priority"),
+)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_request_has_every_field(app: AioTask, plain: bool) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(self: Any, *args: Any, **kwargs: Any) -> None:
+        seen.update({field: getattr(self.request, field) for field in FIELDS})
+
+    async def look_too(self: Any, *args: Any, **kwargs: Any) -> None:
+        look(self, *args, **kwargs)
+
+    task = app.task(name="proj.look", bind=True)(look if plain else look_too)
+    async with app.worker(name="web") as worker:
+        result = await task.delay(1, y=2)
+        await result.get(timeout=10)
+    assert isinstance(seen.pop("loglevel"), int)
+    assert seen.pop("properties")["correlation_id"] == result.id
+    assert list(seen.pop("args")) == [1]
+    assert seen == {
+        "id": result.id,
+        "task": "proj.look",
+        "kwargs": {"y": 2},
+        "retries": 0,
+        "is_eager": False,
+        "called_directly": False,
+        "group": None,
+        "taskset": None,
+        "chord": None,
+        "chain": None,
+        "root_id": result.id,
+        "parent_id": None,
+        "eta": None,
+        "expires": None,
+        "utc": True,
+        "hostname": worker.hostname,
+        "logfile": None,
+        "delivery_info": {
+            "exchange": "",
+            "routing_key": "default",
+            "queue": "default",
+            "redelivered": False,
+            "delivery_count": 1,
+            "priority": 5,
+        },
+        "headers": {},
+        "reply_to": None,
+        "correlation_id": result.id,
+        "callbacks": None,
+        "errbacks": None,
+        "timelimit": (None, None),
+        "time_limit": None,
+        "soft_time_limit": None,
+        "children": [],
+        "origin": app.origin,
+        "priority": 5,
+    }
+
+
+async def test_request_has_every_field_outside_an_execution_and_in_a_direct_call(app: AioTask) -> None:
+    @app.task(bind=True, name="proj.look")
+    async def look(self: Any) -> dict[str, Any]:
+        return {field: getattr(self.request, field) for field in FIELDS}
+
+    for seen in ({field: getattr(current_request(), field) for field in FIELDS}, await look()):
+        assert (seen.pop("called_directly"), seen.pop("utc"), seen.pop("priority")) == (True, True, 5)
+        assert isinstance(seen.pop("loglevel"), int)
+        assert set(seen.pop("delivery_info")) == {
+            *("exchange", "routing_key", "queue", "redelivered", "delivery_count", "priority")
+        }
+        assert {field for field, value in seen.items() if value} == {"timelimit"}
+
+
+async def test_request_has_every_field_in_an_eager_execution(app: AioTask) -> None:
+    @app.task(bind=True, name="proj.look")
+    async def look(self: Any, x: int) -> dict[str, Any]:
+        return {field: getattr(self.request, field) for field in FIELDS}
+
+    result = await look.apply((1,), priority=2, headers={"a": 1})
+    seen = await result
+    assert (seen["id"], seen["task"], list(seen["args"])) == (result.id, "proj.look", [1])
+    assert (seen["is_eager"], seen["called_directly"], seen["priority"], seen["headers"]) == (True, False, 2, {"a": 1})
+
+
+async def test_request_names_the_file_that_the_worker_logs_to(app: AioTask, tmp_path: Path) -> None:
+    @app.task
+    async def look() -> str | None:
+        return current_request().logfile
+
+    handler = logging.FileHandler(tmp_path / "worker.log")
+    logging.getLogger().addHandler(handler)
+    try:
+        async with app.worker():
+            assert await (await look.delay()).get(timeout=10) == str(tmp_path / "worker.log")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 async def test_request_tells_when_it_was_due_and_when_it_expires(app: AioTask) -> None:

@@ -325,6 +325,32 @@ async def test_automatic_retry_waits_as_the_policy_says(app: AioTask) -> None:
     assert at[2] - at[1] >= 0.2
 
 
+async def test_automatic_retry_waits_as_a_retry_does_when_it_has_no_backoff(app: AioTask) -> None:
+    at: list[float] = []
+
+    @app.task(autoretry_for=(Declined,), default_retry_delay=0.2, max_retries=1)
+    def fetch() -> None:
+        at.append(time.time())
+        raise Declined
+
+    async with app.worker():
+        with pytest.raises(Declined):
+            await (await fetch.delay()).get(timeout=10)
+    assert at[1] - at[0] >= 0.2
+
+
+async def test_automatic_retry_shows_its_reason_while_it_waits(app: AioTask) -> None:
+    @app.task(autoretry_for=(Declined,), retry_kwargs={"max_retries": 1, "countdown": 300})
+    async def fetch() -> None:
+        raise Declined("no answer")
+
+    async with app.worker():
+        result = await fetch.delay()
+        meta = await anext(aiter(result.updates()))
+    assert (meta.state, repr(meta.result)) == ("RETRY", "Declined('no answer')")
+    assert 'raise Declined("no answer")' in (meta.traceback or "")
+
+
 async def test_retry_by_hand_is_not_a_failure_for_the_policy(app: AioTask) -> None:
     @app.task(bind=True, autoretry_for=(Exception,), max_retries=1, default_retry_delay=300)
     async def fetch(self) -> str:  # type: ignore[no-untyped-def]

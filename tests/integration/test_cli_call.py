@@ -77,7 +77,7 @@ def test_call_holds_a_task_back_when_a_countdown_is_given(aiotask: Run, call: Ca
     call("tasks.add", "1", "2", "--countdown", "1h", "--queue", "later")
 
     assert json.loads(aiotask("queues", "--json").stdout) == [
-        {"name": "later", "ready": 0, "delayed": 1, "reserved": 0, "dead": 0}
+        {"name": "later", "ready": 0, "delayed": 1, "parked": 0, "reserved": 0, "dead": 0}
     ]
 
 

@@ -22,6 +22,8 @@ async def add(x: int, y: int) -> int:
 def render(path: str) -> str: ...
 """
 
+PLAIN = {"unroutable": None, "unchecked": {}, "unreadable": None}
+
 Run = Callable[..., "CompletedProcess[str]"]
 Write = Callable[[str, str], None]
 
@@ -55,7 +57,9 @@ def test_check_exits_0_and_says_what_it_has_seen_when_all_is_well(aiotask: Run, 
         "ok: 2 tasks: shop.add, shop.render",
         "ok: 1 plain function, run in threads: shop.render",
         "ok: tasks go to the queues default, mail; a worker without -Q takes from default only",
-        "0 errors, 0 warnings, 7 ok",
+        "ok: the queue default gets shop.add",
+        "ok: the queue mail gets shop.render",
+        "0 errors, 0 warnings, 9 ok",
     ]
 
 
@@ -67,8 +71,8 @@ def test_check_prints_one_document_when_json_is_asked_for(aiotask: Run, write: W
     assert document["findings"][0] == {"level": "ok", "what": "shop is imported"}
     assert document["broker"] == document["results"] == f"sqlite:///{tmp_path}/shop.db"
     assert document["tasks"] == [
-        {"name": "shop.add", "body": "async", "queue": None, "unchecked": {}, "unreadable": None},
-        {"name": "shop.render", "body": "thread", "queue": "mail", "unchecked": {}, "unreadable": None},
+        {**PLAIN, "name": "shop.add", "body": "async", "queues": ["default"]},
+        {**PLAIN, "name": "shop.render", "body": "thread", "queues": ["mail"]},
     ]
 
 
@@ -122,6 +126,56 @@ def test_check_exits_1_when_a_task_can_never_be_called(aiotask: Run, write: Writ
     assert finished.returncode == 1
     assert "error: shop.most: its signature can't be read, so every call fails (ValueError: " in finished.stdout
     assert finished.stdout.splitlines()[-1].startswith("1 error, 0 warnings, ")
+
+
+def test_check_tells_where_each_task_goes_when_there_are_routes(aiotask: Run, write: Write) -> None:
+    write("shop.py", FINE.replace('(queue="mail")', ""))
+    write(
+        "pyproject.toml",
+        """[tool.aiotask]
+        task_queues = ["default", {name = "letters", exchange = "post", routing_key = "letter.#"}]
+        task_default_exchange_type = "topic"
+        [tool.aiotask.task_routes]
+        "shop.render" = {exchange = "post", routing_key = "letter.white"}
+        "shop.ad" = "letters"
+        """,
+    )
+
+    finished = aiotask("check", "shop")
+
+    assert finished.returncode == 0
+    assert finished.stdout.splitlines()[-5:] == [
+        "ok: tasks go to the queues default, letters; a worker without -Q takes from default, letters",
+        "ok: the queue default gets shop.add",
+        "ok: the queue letters gets shop.render",
+        (
+            "warning: task_routes routes 'shop.ad', and no task here is called so: right only for tasks of other "
+            "programs that this one sends by name. Did you mean 'shop.add'?"
+        ),
+        "0 errors, 1 warning, 9 ok",
+    ]
+
+
+def test_check_exits_1_when_a_route_names_a_queue_that_may_not_be_made(aiotask: Run, write: Write) -> None:
+    write("shop.py", FINE)
+
+    finished = aiotask("check", "shop", AIOTASK_TASK_CREATE_MISSING_QUEUES="no", AIOTASK_TASK_QUEUES="default,mails")
+
+    assert finished.returncode == 1
+    assert (
+        "error: shop.render can't be sent: There is no queue 'mail', and task_create_missing_queues is False; "
+        "task_queues declares these: 'default', 'mails'. Did you mean 'mails'?\n" in finished.stdout
+    )
+
+
+def test_check_exits_78_when_a_route_does_not_fit(aiotask: Run, write: Write) -> None:
+    write("shop.py", FINE)
+
+    finished = aiotask("check", "shop", AIOTASK_TASK_ROUTES='{"shop.add": {"que": "mail"}}')
+
+    assert (finished.returncode, finished.stdout) == (78, "")
+    assert "setting 'task_routes' routes 'shop.add' with the unknown option 'que'; a route takes " in finished.stderr
+    assert " (origin: environment AIOTASK_TASK_ROUTES). Did you mean 'queue'? (" in finished.stderr
 
 
 def test_check_exits_2_when_an_option_is_unknown(aiotask: Run) -> None:
@@ -193,3 +247,42 @@ def test_check_exits_78_and_shows_no_password_when_a_url_does_not_fit(aiotask: R
     assert (finished.returncode, finished.stdout) == (78, "")
     assert "redos://me:***@host" in finished.stderr
     assert "hidden" not in finished.stderr
+
+
+def test_check_exits_1_when_a_format_can_not_be_used(aiotask: Run, write: Write) -> None:
+    write(
+        "shop.py",
+        f"""{APP}
+@app.task(serializer="jsno", compression="gzpi")
+async def add(x: int) -> int: ...
+
+@app.task(serializer="pickle")
+async def store(x: int) -> int: ...
+""",
+    )
+
+    finished = aiotask("check", "shop")
+
+    assert finished.returncode == 1
+    assert "error: shop.add: There is no serializer 'jsno'" in finished.stdout
+    assert "error: shop.add: There is no compression 'gzpi'" in finished.stdout
+    assert "error: shop.store: what is sent as pickle is refused where it arrives" in finished.stdout
+
+
+def test_check_exits_69_and_names_the_backend_of_a_task_when_it_can_not_be_reached(
+    aiotask: Run, write: Write, tmp_path: Path
+) -> None:
+    write(
+        "shop.py",
+        f"""{APP}
+@app.task(backend="sqlite:///missing/own.db")
+async def add(x: int) -> int: ...
+""",
+    )
+
+    finished = aiotask("check", "shop")
+
+    assert finished.returncode == 69
+    said = f"Tried sqlite:///{tmp_path}/missing/own.db, a result backend that tasks have for themselves"
+    assert said in finished.stdout
+    assert "Tried result_backend" not in finished.stdout

@@ -1,5 +1,6 @@
 """`aiotask queues`, `purge` and `dead`."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from subprocess import CompletedProcess
@@ -7,6 +8,10 @@ from typing import Any
 
 import pytest
 from tests.processes import WorkerProcess
+
+from aiotask.brokers.sqlite import SqliteBroker
+from aiotask.connections.sqlite import SqliteLink
+from aiotask.message import Settlement
 
 Run = Callable[..., "CompletedProcess[str]"]
 Call = Callable[..., str]
@@ -33,9 +38,9 @@ def test_queues_shows_an_aligned_table_when_json_is_not_asked_for(aiotask: Run, 
     lines = aiotask("queues").stdout.splitlines()
 
     assert [line.split() for line in lines] == [
-        ["NAME", "READY", "DELAYED", "RESERVED", "DEAD"],
-        ["default", "1", "0", "0", "0"],
-        ["mail", "0", "1", "0", "0"],
+        ["NAME", "READY", "DELAYED", "PARKED", "RESERVED", "DEAD"],
+        ["default", "1", "0", "0", "0", "0"],
+        ["mail", "0", "1", "0", "0", "0"],
     ]
     assert len({len(line) for line in lines}) == 1
 
@@ -53,9 +58,31 @@ def test_queues_shows_an_empty_queue_when_it_is_named(aiotask: Run) -> None:
         "name": "b",
         "ready": 0,
         "delayed": 0,
+        "parked": 0,
         "reserved": 0,
         "dead": 0,
     }
+
+
+def test_queues_shows_what_is_parked_and_purge_drops_it(
+    aiotask: Run, call: Call, depths: Callable[[], dict[str, Any]], env: dict[str, str]
+) -> None:
+    call("tasks.add", "1", "2")
+
+    async def park() -> None:
+        broker = SqliteBroker(SqliteLink(env["AIOTASK_BROKER_URL"].removeprefix("sqlite:///")))
+        await broker.open()
+        consumer = await broker.subscribe(["default"], consumer="c", lease=20.0, max_losses=3)
+        (delivery,) = await consumer.receive(1, 5.0)
+        await consumer.settle([Settlement(delivery, "park", line="tasks.add")])
+        await broker.close()
+
+    asyncio.run(park())
+
+    assert aiotask("queues").stdout.splitlines()[1].split() == ["default", "0", "0", "1", "0", "0"]
+    assert depths() == {"default": {"ready": 0, "delayed": 0, "parked": 1, "reserved": 0, "dead": 0}}
+    assert aiotask("purge", "--all", "--yes").stdout == "1 messages dropped from all queues.\n"
+    assert depths() == {}
 
 
 def test_purge_drops_what_waits_in_the_named_queues_only(
@@ -77,7 +104,7 @@ def test_purge_leaves_dead_letters_when_it_drops_all(
     call("tasks.add", "--countdown", "60")
 
     assert aiotask("purge", "--all", "--yes").stdout == "1 messages dropped from all queues.\n"
-    assert depths() == {"default": {"ready": 0, "delayed": 0, "reserved": 0, "dead": 1}}
+    assert depths() == {"default": {"ready": 0, "delayed": 0, "parked": 0, "reserved": 0, "dead": 1}}
 
 
 @pytest.mark.parametrize("command", [("purge",), ("dead", "purge")])
@@ -149,7 +176,7 @@ def test_dead_replay_resets_the_state_and_puts_the_letter_back(
 
     assert (finished.returncode, finished.stdout) == (0, f"{dead_id}\n")
     assert json.loads(aiotask("result", dead_id, "--json").stdout)["state"] == "PENDING"
-    assert depths() == {"default": {"ready": 1, "delayed": 0, "reserved": 0, "dead": 0}}
+    assert depths() == {"default": {"ready": 1, "delayed": 0, "parked": 0, "reserved": 0, "dead": 0}}
 
 
 def test_dead_replay_puts_back_what_there_is_and_exits_1_when_an_id_is_unknown(aiotask: Run, dead_id: str) -> None:

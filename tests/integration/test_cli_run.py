@@ -93,6 +93,27 @@ def test_run_leaves_logging_to_the_program_when_the_setting_says_so(aiotask: Run
     assert "succeeded" not in finished.stderr
 
 
+def test_run_takes_from_every_declared_queue_unless_it_is_told_otherwise(aiotask: Run) -> None:
+    finished = aiotask("run", "tasks", "--burst", AIOTASK_TASK_QUEUES="default,mail")
+
+    assert "queues   default, mail\n" in finished.stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_run_is_refused_a_queue_that_is_not_declared_when_missing_ones_are_not_made(
+    aiotask: Run, processes: str
+) -> None:
+    settings = {"AIOTASK_TASK_QUEUES": "default,mail", "AIOTASK_TASK_CREATE_MISSING_QUEUES": "no"}
+
+    finished = aiotask("run", "tasks", "--burst", "-Q", "default,mial", "--processes", processes, **settings)
+
+    assert finished.returncode == 78
+    assert finished.stderr == (
+        "Error: A worker can't take from 'mial'. There is no queue 'mial', and task_create_missing_queues is False; "
+        "task_queues declares these: 'default', 'mail'. Did you mean 'mail'?\n"
+    )
+
+
 # How it ends
 
 

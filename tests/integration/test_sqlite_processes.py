@@ -185,6 +185,31 @@ async def main():
     assert verdicts == [Verdict.STARTED_BEFORE] * 2 + [Verdict.RUN] * 2
 
 
+async def test_parked_messages_stay_in_order_when_who_parked_and_who_took_them_is_killed(here: Here) -> None:
+    batch = [envelope() for _ in range(6)]
+    await here.broker.publish(batch)
+    program = """
+async def main():
+    subscription = await broker.subscribe(["q"], consumer="doomed", lease=3.0, max_losses=3)
+    taken = await subscription.receive(6, 5)
+    await subscription.settle([Settlement(delivery, "park", line="a") for delivery in taken])
+    say([delivery.id for delivery in await subscription.unpark({"a": 2})])
+    await asyncio.sleep(60)
+"""
+    async with process(here.path, program) as doomed:
+        owned = await doomed.hear()
+        assert owned == [each.id for each in batch[:2]]
+        assert await here.broker.consumers(["q"]) == [1]
+        await doomed.kill()
+    async with asyncio.timeout(30):
+        while (await here.broker.depths(["q"]))[0].ready < 2:
+            await asyncio.sleep(0.05)
+    heir = await here.consumer()
+    assert [delivery.id for delivery in await heir.unpark({"a": 10})] == [each.id for each in batch[2:]]
+    assert [delivery.id for delivery in await heir.receive(10, 5)] == owned
+    assert await here.broker.consumers(["q"]) == [1]  # its lease has ended with the others
+
+
 async def test_nothing_is_half_done_when_workers_are_killed_at_random(here: Here) -> None:
     """Each message that is finished has its result and its follow-up, and each that isn't has neither."""
     batch = [envelope() for _ in range(3000)]

@@ -1,6 +1,7 @@
 """Many callers of one loop iteration share one flush; each gets its own answer."""
 
 import asyncio
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,6 +91,52 @@ async def test_every_call_of_a_flush_fails_when_the_flush_raises_and_the_next_go
     sink.failure = None
     await coalescer.add([3])
     assert sink.batches == [[1, 2], [3]]
+
+
+class Full(Exception):
+    def __init__(self, message: str, unsent: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.unsent = unsent
+
+
+class Particular(Exception):
+    def __init__(self, *, why: str) -> None:
+        super().__init__("why")
+        self.why = why
+
+
+async def failure_of(call: "asyncio.Future[None]") -> BaseException:
+    with pytest.raises(Exception) as raised:
+        await call
+    return raised.value
+
+
+@pytest.mark.parametrize("raised", [True, False], ids=["raised", "answered"])
+async def test_calls_get_exceptions_of_their_own_when_one_stands_for_all(raised: bool) -> None:
+    error = Full("no room", ["1", "2"])
+    error.__cause__ = OSError(28, "No space left on device")
+    error.add_note("on the disk")
+    sink = Sink()
+    sink.failure = error if raised else None
+    sink.answers = dict.fromkeys((1, 2, 3), error)
+    coalescer = Coalescer(sink.flush)
+    calls = [coalescer.add([1]), coalescer.add([2, 3])]
+    first, second = [await failure_of(call) for call in calls]
+    first.add_note("seen by the first caller")
+    assert first is not second
+    for own in (first, second):
+        assert type(own) is Full
+        assert (own.args, own.unsent, own.__cause__) == (("no room",), ["1", "2"], error.__cause__)
+    assert second.__notes__ == ["on the disk"]
+    assert len(traceback.extract_tb(first.__traceback__)) == len(traceback.extract_tb(second.__traceback__))
+
+
+async def test_calls_share_an_exception_that_can_not_be_made_twice() -> None:
+    sink = Sink()
+    sink.failure = Particular(why="so")
+    coalescer = Coalescer(sink.flush)
+    calls = [coalescer.add([1]), coalescer.add([2])]
+    assert [await failure_of(call) for call in calls] == [sink.failure] * 2
 
 
 async def test_call_takes_nobody_along_when_it_is_cancelled() -> None:

@@ -16,11 +16,12 @@ from aiotask.options import (
     TASK_OPTIONS,
     Timing,
     aware_moment,
+    check_call_options,
     check_task_option,
+    checked_flag,
     checked_headers,
     checked_priority,
     checked_text,
-    refuse_call_options,
     timing,
 )
 
@@ -57,6 +58,7 @@ def test_task_option_accepts_its_own_default(option: str) -> None:
         ("expires", 0.1, 0.1),
         ("queue", "mail", "mail"),
         ("offload", "loop", "loop"),
+        ("offload", "process", "process"),
         ("acks_late", None, None),
     ],
 )
@@ -100,9 +102,9 @@ def test_task_option_is_kept_when_it_fits(option: str, value: Any, kept: Any) ->
         ("priority", True, "a whole number from 0"),
         ("expires", 0, "seconds, more than 0, or None"),
         ("expires", datetime.now(UTC), "seconds, more than 0, or None"),
-        ("offload", "threads", "'thread' or 'loop'"),
-        ("offload", "process", "'process' is not available in this version yet"),
-        ("offload", ["thread"], "'thread' or 'loop'"),
+        ("reject_on_worker_lost", 1, "True, False, or None for the setting"),
+        ("offload", "threads", "'thread', 'process' or 'loop'"),
+        ("offload", ["thread"], "'thread', 'process' or 'loop'"),
     ],
 )
 def test_task_option_names_task_option_and_what_fits_when_refused(option: str, value: Any, what_fits: str) -> None:
@@ -131,14 +133,14 @@ def test_task_option_says_so_when_it_is_not_available_yet(option: str) -> None:
     assert said == f"Task 'proj.t': the option {option!r} is not available in this version yet."
 
 
-@pytest.mark.parametrize("option", ["link", "link_error", "time_limit", "serializer", "routing_key", "shadow"])
+@pytest.mark.parametrize("option", ["link", "link_error", "time_limit", "soft_time_limit"])
 def test_call_option_says_so_when_it_is_not_available_yet(option: str) -> None:
-    said = refusal(lambda: refuse_call_options("proj.t", {option: 1}))
+    said = refusal(lambda: check_call_options("proj.t", {option: 1}))
     assert said == f"proj.t: the call option {option!r} is not available in this version yet."
 
 
 def test_call_option_names_the_nearest_when_unknown() -> None:
-    said = refusal(lambda: refuse_call_options("proj.t", {"count_down": 1}), TypeError)
+    said = refusal(lambda: check_call_options("proj.t", {"count_down": 1}), TypeError)
     assert said == "proj.t: apply_async takes no option 'count_down'. Did you mean 'countdown'?"
     assert "countdown" in CALL_OPTIONS
 
@@ -225,3 +227,14 @@ def test_headers_are_copied_so_that_the_caller_s_stay_their_own() -> None:
     kept = checked_headers(given)
     kept["b"] = 2
     assert given == {"a": 1}
+
+
+@pytest.mark.parametrize("value", [0, 1, "yes"])
+def test_flag_is_refused_when_it_is_none(value: Any) -> None:
+    said = refusal(lambda: checked_flag("ignore_result", value), TypeError)
+    assert said == f"ignore_result is {value!r}; it takes True or False."
+
+
+def test_call_options_are_those_that_say_something() -> None:
+    given = {"queue": "mail", "priority": None, "countdown": 5, "ignore_result": False, "headers": None}
+    assert check_call_options("proj.t", given) == {"queue": "mail", "countdown": 5, "ignore_result": False}

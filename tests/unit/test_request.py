@@ -66,6 +66,18 @@ def test_request_tells_how_the_message_came() -> None:
     }
 
 
+def test_request_shows_what_is_to_be_seen_in_place_of_name_and_arguments() -> None:
+    assert (sent().shadow, sent().argsrepr, sent().kwargsrepr) == (None, "(1,)", "{'a': 2}")
+    given = sent(shadow="other", argsrepr="(...)", kwargsrepr="{\n}")
+    assert (given.shadow, given.argsrepr, given.kwargsrepr) == ("other", "(...)", r"{\n}")
+    assert (Request().shadow, Request().argsrepr, Request().kwargsrepr) == (None, "()", "{}")
+
+
+def test_request_tells_the_exchange_that_the_message_came_by() -> None:
+    info = sent(via=("media", "media.video")).delivery_info
+    assert (info["exchange"], info["routing_key"], info["queue"]) == ("media", "media.video", "mail")
+
+
 def test_request_says_so_when_there_is_no_execution() -> None:
     request = Request()
     assert request.called_directly

@@ -6,11 +6,11 @@ long as the link lives, the broker's clock is the link's, and over several queue
 """
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import msgspec
 
-from aiotask.connections.memory import Holding, MemoryLink, MemoryQueue, wake
+from aiotask.connections.memory import Consumer, Holding, MemoryLink, MemoryQueue, wake
 from aiotask.exceptions import BrokerConnectionError
 from aiotask.message import DeadLetter, Delivery, Envelope, Finish, QueueDepth, Settlement, Start, Verdict
 from aiotask.protocols import Renewal, ResultBackend
@@ -78,7 +78,9 @@ class MemoryBroker:
         names = {letter.queue for letter in self._messages.dead}
         names.update(delivery.queue for _, _, delivery in self._messages.delayed)
         names.update(delivery.queue for delivery in self._handed_out())
-        names.update(queue.name for queue in self._messages.queues.values() if any(queue.lines.values()))
+        names.update(
+            queue.name for queue in self._messages.queues.values() if queue.parked or any(queue.lines.values())
+        )
         return sorted(names)
 
     async def depths(self, queues: Sequence[str]) -> list[QueueDepth]:
@@ -90,6 +92,7 @@ class MemoryBroker:
         for name, depth in depths.items():
             if name in self._messages.queues:
                 depth.ready = sum(map(len, self._messages.queues[name].lines.values()))
+                depth.parked = sum(map(len, self._messages.queues[name].parked.values()))
         for _, _, delivery in self._messages.delayed:
             if delivery.queue in depths:
                 depths[delivery.queue].delayed += 1
@@ -104,6 +107,11 @@ class MemoryBroker:
     def _handed_out(self) -> list[Delivery]:
         return [delivery for holding in self._messages.holdings for delivery in holding.deliveries.values()]
 
+    async def consumers(self, queues: Sequence[str]) -> list[int]:
+        """See `QueueAdmin`."""
+        consumed = self._messages.consumed()
+        return [consumed.count(name) for name in queues]
+
     async def purge(self, queues: Sequence[str]) -> int:
         """See `QueueAdmin`."""
         return sum(map(self._messages.purge, queues))
@@ -113,7 +121,7 @@ class MemoryBroker:
         found = [letter for letter in reversed(self._messages.dead) if queues is None or letter.queue in queues]
         return found[:limit]
 
-    async def take_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
+    async def find_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
         """See `QueueAdmin`."""
         wanted = set(ids)
         return [letter for letter in reversed(self._messages.dead) if letter.id in wanted]
@@ -161,10 +169,17 @@ class MemorySubscription:
         self._max_losses = max_losses
         self._open_ones = open_ones
         self._holding = Holding(lease)
-        self._queues = self._named(queues)
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
+        self._queues = self._announced(queues)
         self._service = asyncio.get_running_loop().call_later(self._holding.scan_s, self._serve)
+
+    def _announced(self, queues: Sequence[str]) -> list[MemoryQueue]:
+        """Return the queues of these names; let it be known that they are consumed."""
+        named = self._named(queues)
+        if not self._closed:
+            self._messages.consumers[self._holding] = Consumer(asyncio.get_running_loop(), named)
+        return named
 
     def _named(self, queues: Sequence[str]) -> list[MemoryQueue]:
         return [self._messages.queue(name) for name in dict.fromkeys(queues)]
@@ -211,6 +226,10 @@ class MemorySubscription:
             self._waiters.discard(waiter)
             for queue in queues:
                 queue.waiters.discard(waiter)
+
+    async def unpark(self, lines: Mapping[str, int]) -> list[Delivery]:
+        """See `Subscription`; `[]` when it is closed."""
+        return [] if self._closed else self._messages.unpark(self._queues, lines, self._holding)
 
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
         """See `Subscription`."""
@@ -266,10 +285,14 @@ class MemorySubscription:
         return refused
 
     def _carry_out(self, own: Delivery, settlement: Settlement, ahead: list[Delivery]) -> None:
+        if settlement.lost:
+            own = msgspec.structs.replace(own, losses=own.losses + 1)
         if settlement.action == "dead":
             self._messages.bury(own, settlement)
         elif settlement.action == "replace" and settlement.envelope is not None:
             self._messages.add([settlement.envelope])
+        elif settlement.action == "park":
+            self._messages.park(own, settlement.line)
         elif settlement.delay_s > 0:
             self._messages.give_back_later(own, settlement.delay_s)
         else:
@@ -297,7 +320,7 @@ class MemorySubscription:
 
     async def set_queues(self, queues: Sequence[str]) -> None:
         """See `Subscription`; a waiting `receive` follows at once."""
-        self._queues = self._named(queues)
+        self._queues = self._announced(queues)
         self._wake()
 
     def _wake(self) -> None:
@@ -319,6 +342,7 @@ class MemorySubscription:
         self._holding.deliveries.clear()
         self._holding.forget([delivery.receipt for delivery in held])
         self._messages.holdings.discard(self._holding)
+        self._messages.consumers.pop(self._holding, None)
         self._messages.give_back(held)
         self._wake()
 

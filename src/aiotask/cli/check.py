@@ -1,7 +1,6 @@
 """`aiotask check`: whether a worker of an app would find all it needs."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -11,10 +10,10 @@ from aiotask.app import AioTask
 from aiotask.cli.config import changed
 from aiotask.cli.errors import BAD_ANSWER, DONE, UNREACHABLE
 from aiotask.cli.findings import Finding, astray, facts, of_settings, of_tasks
+from aiotask.cli.formats import of_formats
 from aiotask.cli.options import FOLDER, broker_options, json_option
 from aiotask.cli.output import echo_json, printable
-from aiotask.cli.session import check_connections, override, shown_url
-from aiotask.cli.targets import default_app, import_tasks, load_target
+from aiotask.cli.session import check_connections, load_app, shown_url
 from aiotask.exceptions import BackendError, BrokerError
 from aiotask.urls import mask_url
 
@@ -31,9 +30,7 @@ def check(target: str | None, as_json: bool, app_dir: str, broker: str | None, r
     yet), and looks at each task. The exit code is 1 when there is an error, 3 when TARGET can't be imported, 69 when a
     server can't be reached, 78 when a setting doesn't fit.
     """
-    app = _load(target, app_dir)
-    override(app, broker_url=broker, result_backend=result_backend)
-    import_tasks(app)
+    app = load_app(target, app_dir, imports=True, broker_url=broker, result_backend=result_backend)
     urls = shown_url(app.broker_url), shown_url(app.backend_url)
     connections = _of_connections(app, *urls)
     tasks = [facts(app.tasks[name]) for name in sorted(app.tasks)]
@@ -43,6 +40,7 @@ def check(target: str | None, as_json: bool, app_dir: str, broker: str | None, r
         *of_settings(app),
         *connections,
         *of_tasks(app, tasks),
+        *of_formats(app),
         *astray(_tasks_of_the_default(app)),
     ]
     if as_json:
@@ -52,13 +50,6 @@ def check(target: str | None, as_json: bool, app_dir: str, broker: str | None, r
     if any(finding.level == "error" for finding in connections):
         return UNREACHABLE
     return BAD_ANSWER if any(finding.level == "error" for finding in findings) else DONE
-
-
-def _load(target: str | None, app_dir: str) -> AioTask:
-    if target is not None:
-        return load_target(target, app_dir)
-    sys.path.insert(0, os.path.abspath(app_dir))  # for the modules in the setting `imports`
-    return default_app()
 
 
 def _of_connections(app: AioTask, broker_url: str, backend_url: str) -> list[Finding]:

@@ -8,8 +8,7 @@ import click
 from aiotask.cli.errors import DONE, say
 from aiotask.cli.options import FOLDER, broker_options, json_option
 from aiotask.cli.output import echo_json, echo_table
-from aiotask.cli.session import override
-from aiotask.cli.targets import default_app, import_tasks, load_target
+from aiotask.cli.session import load_app
 from aiotask.settings import Settings
 from aiotask.settings.checked import Setting
 from aiotask.urls import mask_url
@@ -36,11 +35,8 @@ def config(
     They are those of a worker: the modules in the setting `imports` may set some, and are imported with TARGET. Secrets
     are not shown.
     """
-    app = default_app() if target is None else load_target(target, app_dir)
-    override(app, broker_url=broker, result_backend=result_backend)
-    if target is not None:
-        import_tasks(app)
-    conf = app.conf
+    imports = target is not None
+    conf = load_app(target, app_dir, imports=imports, broker_url=broker, result_backend=result_backend).conf
     names = available() if every else changed(conf)
     if as_json:
         echo_json([_document(conf, name) for name in names])
@@ -81,5 +77,6 @@ def _masked(value: Any) -> Any:
     if isinstance(value, str):
         return mask_url(value)
     if isinstance(value, Mapping):
-        return {key: _masked(item) for key, item in value.items()}
+        # The keys of routes may be regular expressions.
+        return {key if isinstance(key, str) else repr(key): _masked(item) for key, item in value.items()}
     return [_masked(item) for item in value] if isinstance(value, list) else value

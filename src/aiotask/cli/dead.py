@@ -1,6 +1,6 @@
 """`aiotask dead`: the messages that nobody will run, and what becomes of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,8 +14,8 @@ from aiotask.cli.queues import confirm, which_queues
 from aiotask.cli.session import find_app, in_session, queue_admin, shown_url
 from aiotask.exceptions import DecodeError, SerializationError
 from aiotask.message import DeadLetter, TaskMessage
-from aiotask.protocols import QueueAdmin
-from aiotask.wire.serialization import serializer_for
+from aiotask.protocols import QueueAdmin, ResultBackend
+from aiotask.wire.payload import read_call
 
 _NEWEST: Final = 100
 _BATCH: Final = 1000
@@ -67,7 +67,7 @@ def show(task_id: str, queues: tuple[str, ...], as_json: bool, **where: Any) -> 
     app = find_app(**where)
 
     async def ask() -> list[DeadLetter]:
-        letters = await queue_admin(app).take_dead([task_id])
+        letters = await queue_admin(app).find_dead([task_id])
         return [letter for letter in letters if not queues or letter.queue in queues]
 
     letters = in_session(app, ask)
@@ -102,7 +102,7 @@ def replay(task_ids: tuple[str, ...], queues: tuple[str, ...], every: bool, yes:
     async def put_back() -> tuple[list[str], list[DeadLetter]]:
         admin = queue_admin(app)
         if task_ids:
-            return await _replay(app, admin, await admin.take_dead(task_ids))
+            return await _replay(app, admin, await admin.find_dead(task_ids))
         return await _replay_all(app, admin, queues or None)
 
     replayed, cut = in_session(app, put_back)
@@ -142,18 +142,28 @@ def purge_letters(queues: tuple[str, ...], every: bool, yes: bool, **where: Any)
 
 async def _replay(app: AioTask, admin: QueueAdmin, letters: Iterable[DeadLetter]) -> tuple[list[str], list[DeadLetter]]:
     """Return the ids that were put back, and the letters that were cut."""
-    whole: dict[str, None] = {}
+    whole: dict[str, str | None] = {}
     cut = []
     for letter in letters:
         if len(letter.body) < letter.body_bytes:
             cut.append(letter)
         else:
-            whole[letter.id] = None
+            whole[letter.id] = _task_name(app, letter)
     if not whole:
         return [], cut
     # First: a worker may be done with it before a later reset, which would then take the new result away.
-    await app.backend.forget(list(whole))
+    for backend, ids in _by_backend(app, whole):
+        await backend.forget(ids)
     return await admin.replay_dead(list(whole)), cut
+
+
+def _by_backend(app: AioTask, tasks: Mapping[str, str | None]) -> Iterable[tuple[ResultBackend, list[str]]]:
+    """Return where the results of these ids are; a task may have a result backend of its own."""
+    found: dict[int, tuple[ResultBackend, list[str]]] = {}
+    for task_id, name in tasks.items():
+        backend = app.backend_for(name)
+        found.setdefault(id(backend), (backend, []))[1].append(task_id)
+    return found.values()
 
 
 async def _replay_all(
@@ -209,11 +219,19 @@ def _document(app: AioTask, letter: DeadLetter) -> dict[str, Any]:
     document = _summary(app, letter)
     try:
         message = _decoded(app, letter)
-        arguments = serializer_for(message.content_type, tuple(app.conf.accept_content)).decode(message.payload)
-        args, kwargs = arguments
-    except (SerializationError, TypeError, ValueError) as error:
+        args, kwargs = _arguments(app, message)
+    except SerializationError as error:
         return document | {"unreadable": str(error), "body": ascii(letter.body[:200])}
     return document | {"retries": message.retries, "origin": message.origin, "args": args, "kwargs": kwargs}
+
+
+def _arguments(app: AioTask, message: TaskMessage) -> tuple[Any, Any]:
+    """Return what is to be shown as arguments: what the caller has given for that, else themselves."""
+    args, kwargs = message.argsrepr, message.kwargsrepr
+    if args is not None and kwargs is not None:
+        return args, kwargs
+    carried = read_call(message, app.conf.accept_content, app.conf.message_max_bytes)
+    return carried[0] if args is None else args, carried[1] if kwargs is None else kwargs
 
 
 def _task_name(app: AioTask, letter: DeadLetter) -> str | None:

@@ -7,10 +7,21 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from aiotask.annotations import unused
 from aiotask.app import AioTask
+from aiotask.exceptions import Unroutable
+from aiotask.routing import Router, Rules, address
+from aiotask.settings import Settings
+from aiotask.suggestions import did_you_mean
 from aiotask.tasks import Task
 
 _SHOWN_NAMES: Final = 20
+_BODIES: Final = {
+    "thread": "in threads",
+    "process": "in other processes",
+    "loop": "on the event loop, which stands still meanwhile",
+}
+"""Where plain functions run, by `TaskFacts.body`."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -24,10 +35,12 @@ class TaskFacts(msgspec.Struct, frozen=True):
     """What a check tells of one task."""
 
     name: str
-    body: Literal["async", "thread", "loop"]
-    """An `async def`; or a plain function, which runs in a thread, or on the event loop itself."""
-    queue: str | None
-    """None is the default queue."""
+    body: Literal["async", "thread", "process", "loop"]
+    """An `async def`; or a plain function, which runs in a thread, in another process, or on the event loop itself."""
+    queues: tuple[str, ...]
+    """Where a call goes that says nothing else; none when a function in `task_routes` decides, or nothing is sent."""
+    unroutable: str | None
+    """Why it does not go where it is told to."""
     unchecked: dict[str, str]
     """Why annotated parameters are not checked, by their names."""
     unreadable: str | None
@@ -43,7 +56,24 @@ def facts(task: Task) -> TaskFacts:
     except Exception as error:  # noqa: BLE001 - an annotation is the user's code, and may raise anything
         unreadable = f"{type(error).__name__}: {error}"
     body: Any = "async" if task.is_async else task.offload
-    return TaskFacts(task.name, body, task.queue, unchecked, unreadable)
+    return TaskFacts(task.name, body, *_where(task), unchecked, unreadable)
+
+
+def _where(task: Task) -> tuple[tuple[str, ...], str | None]:
+    """Return the queues of a task whose call says nothing, and why they are not those that it is told to go to."""
+    router, own = task.app.conf.router, vars(task)
+    route = router.known_route(task.name)
+    if route is None and address(own)[:2] == (None, None):
+        return (), None
+    to = address(own, route or {})
+    try:
+        found = router.resolve(to)
+        if found.queues:
+            return found.queues, None
+        instead = () if {**(route or {}), **own}.get("mandatory") else router.fallback(to).queues
+    except Unroutable as error:
+        return (), str(error)
+    return instead, router.why_unbound(found)
 
 
 def of_settings(app: AioTask) -> Iterator[Finding]:
@@ -79,20 +109,59 @@ def of_tasks(app: AioTask, found: Sequence[TaskFacts]) -> Iterator[Finding]:
         )
         return
     yield Finding("ok", f"{_counted('task', found)}: {_listed(task.name for task in found)}")
-    for body, where in (("thread", "in threads"), ("loop", "on the event loop, which stands still meanwhile")):
+    for body, where in _BODIES.items():
         plain = [task for task in found if task.body == body]
         if plain:
             names = _listed(task.name for task in plain)
             yield Finding("ok", f"{_counted('plain function', plain)}, run {where}: {names}")
-    default = app.conf.task_default_queue
-    queues = dict.fromkeys([default, *(task.queue for task in found if task.queue)])
-    if len(queues) > 1:
-        yield Finding(
-            "ok", f"tasks go to the queues {', '.join(queues)}; a worker without -Q takes from {default} only"
-        )
+    yield from _of_routes(app.conf, found)
+    for name in unused(app.conf.task_annotations, app.tasks):
+        hint = did_you_mean(name, app.tasks)
+        yield Finding("warning", f"task_annotations lays options over {name!r}, and no task here is called so.{hint}")
     for task in found:
         yield from _of_signature(task)
     yield from _of_functions(app.tasks.values())
+
+
+def _of_routes(conf: Settings, found: Sequence[TaskFacts]) -> Iterator[Finding]:
+    """Say which queues tasks go to, and what about their routes won't work or is rarely meant."""
+    router = conf.router
+    gets: dict[str, list[str]] = {queue: [] for queue in router.consumed}
+    for task in found:
+        for queue in task.queues:
+            gets.setdefault(queue, []).append(task.name)
+    if len(gets) > 1:
+        taken = ", ".join(router.consumed)
+        only = "" if len(gets) == len(router.consumed) else " only"
+        yield Finding("ok", f"tasks go to the queues {', '.join(gets)}; a worker without -Q takes from {taken}{only}")
+        for queue, names in gets.items():
+            yield Finding("ok", f"the queue {queue} gets {_listed(names) or 'no task of this app'}")
+    decided = [task for task in found if not task.queues and task.unroutable is None]
+    if decided:
+        yield Finding("ok", f"a function in task_routes decides at each call: {_listed(task.name for task in decided)}")
+    for task in found:
+        if task.unroutable is not None and task.queues:
+            instead = ", ".join(task.queues)
+            yield Finding("warning", f"{task.name} goes to {instead}, since it would reach no queue: {task.unroutable}")
+        elif task.unroutable is not None:
+            yield Finding("error", f"{task.name} can't be sent: {task.unroutable}")
+    for queue in gets if conf.task_queues else ():
+        if queue not in router.declared:
+            yield Finding(
+                "warning", f"the queue {queue} is not in task_queues: no worker takes from it but with -Q {queue}"
+            )
+    yield from _of_rules(router, [task.name for task in found])
+
+
+def _of_rules(router: Router, tasks: Sequence[str]) -> Iterator[Finding]:
+    for rules in router.routers:
+        if isinstance(rules, Rules):
+            for text in rules.unused(tasks):
+                yield Finding(
+                    "warning",
+                    f"task_routes routes {text!r}, and no task here is called so: right only for tasks of other "
+                    f"programs that this one sends by name.{did_you_mean(text, tasks)}",
+                )
 
 
 def astray(names: Iterable[str]) -> Iterator[Finding]:

@@ -18,7 +18,10 @@ from aiotask.message import QueueDepth
 @json_option
 @app_options
 def queues(queues: tuple[str, ...], as_json: bool, **where: Any) -> int:
-    """Show the queues that hold anything, and how much: ready, delayed, reserved by workers, dead."""
+    """Show the queues that hold anything, and how much: ready, delayed, parked, reserved by workers, dead.
+
+    Parked is what has to wait for a place, because its task is limited.
+    """
     app = find_app(**where)
 
     async def ask() -> list[QueueDepth]:
@@ -31,7 +34,7 @@ def queues(queues: tuple[str, ...], as_json: bool, **where: Any) -> int:
     if as_json:
         echo_json([dict(zip(("name", *QueueDepth.__struct_fields__[1:]), row, strict=True)) for row in rows])
     else:
-        echo_table(["NAME", "READY", "DELAYED", "RESERVED", "DEAD"], rows)
+        echo_table(["NAME", "READY", "DELAYED", "PARKED", "RESERVED", "DEAD"], rows)
         if not rows:
             say("No queue holds anything.")
     return DONE
@@ -43,7 +46,7 @@ def queues(queues: tuple[str, ...], as_json: bool, **where: Any) -> int:
 @yes_option
 @app_options
 def purge(queues: tuple[str, ...], every: bool, yes: bool, **where: Any) -> int:
-    """Drop the messages that wait in queues, or are delayed there.
+    """Drop the messages that wait in queues, or are delayed or parked there.
 
     What workers have taken already stays theirs, and dead letters stay: see `aiotask dead purge`.
     """

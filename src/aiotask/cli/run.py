@@ -15,10 +15,9 @@ from aiotask.cli.logs import LEVELS, set_up_logging
 from aiotask.cli.options import FOLDER, broker_options, queues_option, seconds
 from aiotask.cli.output import printable
 from aiotask.cli.process import LOOPS, leave, run_worker
-from aiotask.cli.session import check_connections, override, refuse_memory, shown_url
+from aiotask.cli.session import check_connections, load_app, shown_url
 from aiotask.cli.stopping import Stopping
 from aiotask.cli.supervisor import Supervisor
-from aiotask.cli.targets import import_tasks, load_target
 from aiotask.options import checked_text
 
 logger = logging.getLogger("aiotask.worker")
@@ -141,9 +140,11 @@ def run(supervisor_pipe: int | None, **values: Any) -> int:
 
 def _prepare(flags: Flags) -> AioTask:
     """Import the app, lay the flags over its settings, and set up the log."""
-    app = load_target(flags.target, flags.app_dir)
-    override(
-        app,
+    app = load_app(
+        flags.target,
+        flags.app_dir,
+        imports=True,
+        alone="a worker in a process of its own would wait for ever, since nobody else could send to it",
         broker_url=flags.broker,
         result_backend=flags.result_backend,
         worker_concurrency=flags.concurrency,
@@ -154,8 +155,6 @@ def _prepare(flags: Flags) -> AioTask:
         worker_max_tasks=flags.max_tasks,
         worker_shutdown_timeout=flags.shutdown_timeout,
     )
-    refuse_memory(app, "a worker in a process of its own would wait for ever, since nobody else could send to it")
-    import_tasks(app)
     if app.conf.worker_setup_logging:
         set_up_logging(flags.log_level, as_json=app.conf.worker_log_format == "json", logfile=flags.logfile)
     return app
@@ -187,7 +186,7 @@ def _introduce(app: AioTask, flags: Flags, who: str) -> None:
     facts = {
         "broker": shown_url(app.broker_url),
         "results": shown_url(app.backend_url),
-        "queues": ", ".join(flags.queues or (conf.task_default_queue,)),
+        "queues": ", ".join(flags.queues or conf.router.consumed),
         "tasks": ", ".join(names[:_SHOWN_TASKS])
         + (f" and {len(names) - _SHOWN_TASKS} more" * (len(names) > _SHOWN_TASKS)),
     }

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from aiotask.adapters import open_own
 from aiotask.app import AioTask
 from aiotask.cli.errors import CommandError
 from aiotask.cli.targets import default_app, import_tasks, load_target
@@ -17,25 +18,43 @@ from aiotask.urls import mask_url
 T = TypeVar("T")
 
 
-def find_app(target: str | None, app_dir: str, broker: str | None, result_backend: str | None) -> AioTask:
-    """Return the app that a command without TARGET talks through.
+def load_app(target: str | None, app_dir: str, *, imports: bool, alone: str | None = None, **settings: Any) -> AioTask:
+    """Return the app that a command is about, with what the command line says over its settings.
 
     Args:
-        target: What `--app` says; its tasks are imported. None is the default app, and imports nothing.
-        app_dir: The folder that `target` is imported from.
-        broker: What `--broker` says.
-        result_backend: What `--result-backend` says.
+        target: What TARGET or `--app` says; None is the default app.
+        app_dir: The folder that modules are imported from.
+        imports: Whether the modules in the setting `imports` are imported, as a worker does.
+        alone: Why a broker that lives in this process alone is no use; None where it is.
+        **settings: What the command line says; None is what it does not say.
 
     Raises:
-        CommandError: `target` can't be imported.
-        ImproperlyConfigured: Settings don't fit; or the broker is one that only this process would see.
+        CommandError: A module can't be imported.
+        ImproperlyConfigured: Settings don't fit; or the broker lives in this process alone.
     """
-    app = default_app() if target is None else load_target(target, app_dir)
-    override(app, broker_url=broker, result_backend=result_backend)
-    refuse_memory(app, "what is sent there, nobody would ever get, and there is nothing to look at")
-    if target is not None:
+    app = default_app(app_dir) if target is None else load_target(target, app_dir)
+    override(app, **settings)
+    if alone is not None:
+        refuse_memory(app, alone)
+    if imports:
         import_tasks(app)
     return app
+
+
+def find_app(target: str | None, app_dir: str, broker: str | None, result_backend: str | None) -> AioTask:
+    """Return the app that a command without TARGET talks through; the default app needs no tasks for that.
+
+    Raises:
+        CommandError, ImproperlyConfigured: As `load_app`.
+    """
+    return load_app(
+        target,
+        app_dir,
+        imports=target is not None,
+        alone="what is sent there, nobody would ever get, and there is nothing to look at",
+        broker_url=broker,
+        result_backend=result_backend,
+    )
 
 
 def override(app: AioTask, **settings: Any) -> None:
@@ -89,7 +108,7 @@ async def connect(app: AioTask) -> None:
 
 
 async def check_connections(app: AioTask) -> None:
-    """See that the broker and the result backend can be reached; nothing else of the app is opened.
+    """See that the broker and the result backends can be reached; nothing else of the app is opened.
 
     Raises:
         BrokerConnectionError, BackendConnectionError: As `in_session`.
@@ -99,6 +118,10 @@ async def check_connections(app: AioTask) -> None:
         try:
             await app.backend.open()
             await app.backend.close()
+            for task in app.tasks.values():
+                if task.own_backend is not None and not task.backend.connected:
+                    await open_own(task.backend, task.own_backend)
+                    await task.backend.close()
         finally:
             await app.broker.close()
 
@@ -110,7 +133,9 @@ def _saying_what_was_tried(app: AioTask) -> Generator[None]:
     except BrokerConnectionError as error:
         raise BrokerConnectionError(f"{error}\n{_tried(app, 'broker_url', app.broker_url)}") from error
     except BackendConnectionError as error:
-        raise BackendConnectionError(f"{error}\n{_tried(app, 'result_backend', app.backend_url)}") from error
+        # One that tasks have for themselves brings a note along that says so.
+        told = getattr(error, "__notes__", None) or [_tried(app, "result_backend", app.backend_url)]
+        raise BackendConnectionError("\n".join([str(error), *told])) from error
 
 
 def queue_admin(app: AioTask) -> QueueAdmin:

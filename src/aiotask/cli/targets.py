@@ -37,9 +37,7 @@ def load_target(target: str, app_dir: str) -> AioTask:
     name, colon, attribute = target.partition(":")
     if not name or name.startswith(".") or (colon and not attribute):
         raise click.UsageError(f"{target!r} is no TARGET: write MODULE or MODULE:ATTRIBUTE, as in proj.tasks:app.")
-    folder = os.path.abspath(app_dir)
-    if sys.path[:1] != [folder]:
-        sys.path.insert(0, folder)
+    folder = _put_in_front(app_dir)
     module = _import(name, f"can't import {name!r}", folder)
     return _attribute(module, attribute) if attribute else _only_app(module)
 
@@ -56,18 +54,30 @@ def import_tasks(app: AioTask) -> None:
         _import(name, what, sys.path[0])
 
 
-def default_app() -> AioTask:
+def default_app(app_dir: str | None = None) -> AioTask:
     """Return the app that is configured from the environment and pyproject.toml alone.
+
+    Args:
+        app_dir: The folder that is put in front of `sys.path`, for the modules in the setting `imports`.
 
     Raises:
         ImproperlyConfigured: They don't fit.
     """
     from aiotask.default import default_app as app  # noqa: PLC0415 - made by its import, which may raise
 
+    if app_dir is not None:
+        _put_in_front(app_dir)
     return app
 
 
 # The module
+
+
+def _put_in_front(app_dir: str) -> str:
+    folder = os.path.abspath(app_dir)
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+    return folder
 
 
 def _import(name: str, what: str, folder: str) -> ModuleType:

@@ -3,11 +3,17 @@
 from typing import Final
 
 from aiotask.exceptions import ImproperlyConfigured
+from aiotask.routing import EXCHANGE_TYPES, Router
 from aiotask.settings.checked import CheckedSettings, Setting, not_yet
 from aiotask.settings.kinds import (
+    ANNOTATIONS,
     ANYTHING,
     FLAG,
+    KEY_PREFIX,
+    NAME,
     NAMES,
+    QUEUES,
+    ROUTES,
     SECRET,
     TEXT,
     URL,
@@ -23,10 +29,11 @@ from aiotask.settings.kinds import (
 DEFAULT_BROKER_URL: Final = "sqlite:///aiotask.db"
 """What `broker_url` None stands for: durable, no server, many processes of one machine."""
 
+_OPTIONAL_NAME: Final = optional(NAME, word=None)
 _OPTIONAL_TEXT: Final = optional(TEXT, word=None)
 _OPTIONAL_URL: Final = optional(URL, word=None)
 _TRANSPORT_OPTIONS: Final = table(
-    {"synchronous": choice("FULL", "NORMAL")}, not_yet=frozenset({"queue_type", "key_prefix"})
+    {"synchronous": choice("FULL", "NORMAL"), "key_prefix": KEY_PREFIX}, not_yet=frozenset({"queue_type"})
 )
 
 
@@ -39,14 +46,20 @@ class Settings(CheckedSettings):
     timezone = Setting(only(TEXT, "UTC"), "UTC", "The time zone of schedules.")
     enable_utc = Setting(only(FLAG, True), True, "Times in messages are UTC.")
 
-    task_default_queue = Setting(TEXT, "default", "The queue of tasks that name none.")
-    task_default_exchange = not_yet(_OPTIONAL_TEXT, None, "The exchange of tasks that name none.")
-    task_default_exchange_type = not_yet(TEXT, "direct", "The type of exchanges that are made.")
-    task_default_routing_key = not_yet(_OPTIONAL_TEXT, None, "The routing key of tasks that name none.")
+    task_default_queue = Setting(NAME, "default", "The queue of tasks that name none.")
+    task_default_exchange = Setting(
+        _OPTIONAL_NAME, None, "The exchange of tasks and queues that name none. None: AMQP's own, by the queue's name."
+    )
+    task_default_exchange_type = Setting(choice(*EXCHANGE_TYPES), "direct", "The type of exchanges that name none.")
+    task_default_routing_key = Setting(
+        _OPTIONAL_NAME, None, "The routing key of tasks that name none. None: the name of the default queue."
+    )
     task_default_priority = Setting(whole(0, 9), 5, "The priority of tasks that name none; 0 is the most urgent.")
-    task_queues = not_yet(ANYTHING, None, "The queues that there are, with their options.")
-    task_routes = not_yet(ANYTHING, None, "Which task goes to which queue.")
-    task_create_missing_queues = Setting(only(FLAG, True), True, "Queues are made when they are first used.")
+    task_queues = Setting(
+        optional(QUEUES), None, "The queues that there are; a worker takes from them all. None: the default queue."
+    )
+    task_routes = Setting(optional(ROUTES), None, "Which task goes to which queue.")
+    task_create_missing_queues = Setting(FLAG, True, "False: a queue that is not in `task_queues` is refused.")
     task_protocol = Setting(
         only(TEXT, "aiotask"), "aiotask", "The message format that is sent; a later version also sends Celery's, 2."
     )
@@ -56,28 +69,47 @@ class Settings(CheckedSettings):
     task_acks_on_failure_or_timeout = Setting(
         FLAG, True, "False: a late-acknowledged task that fails is dead-lettered as well."
     )
-    task_reject_on_worker_lost = not_yet(FLAG, False, "Hand a task back when the process that ran it was killed.")
+    task_reject_on_worker_lost = Setting(
+        FLAG, False, 'Run a late-acknowledged `offload="process"` task again when the process that ran it was lost.'
+    )
     task_ignore_result = Setting(FLAG, False, "Store no results.")
     task_store_errors_even_if_ignored = Setting(FLAG, False, "Store failures even where results are ignored.")
     task_track_started = Setting(FLAG, False, "Store the state STARTED, too.")
     task_time_limit = not_yet(optional(seconds()), None, "The hard time limit of tasks that have none.")
     task_soft_time_limit = not_yet(optional(seconds()), None, "The soft time limit of tasks that have none.")
     task_default_rate_limit = not_yet(ANYTHING, None, "The rate limit of tasks that have none.")
-    task_serializer = Setting(only(TEXT, "json"), "json", "The format of arguments.")
-    task_compression = not_yet(_OPTIONAL_TEXT, None, "The compression of arguments.")
+    task_serializer = Setting(
+        TEXT, "json", "The format of arguments: `json`, `msgpack`, `pickle`, or one that is registered."
+    )
+    task_compression = Setting(
+        _OPTIONAL_TEXT,
+        None,
+        "The compression of arguments: `gzip`, `bzip2`, `lzma`, `zstd`, or one that is registered.",
+    )
     task_always_eager = Setting(FLAG, False, "Run every task where it is called, and send nothing.")
     task_eager_propagates = Setting(FLAG, False, "Raise the errors of tasks that are run where they are called.")
-    task_annotations = not_yet(ANYTHING, None, "Options that are laid over those of the tasks.")
+    task_annotations = Setting(
+        optional(ANNOTATIONS), None, "Options that are laid over those of the tasks, by their names or `*` for all."
+    )
     task_max_deliveries = Setting(
         whole(1), 4, "A message whose worker was lost so many times is dead-lettered, not started again."
     )
     task_queue_max_priority = not_yet(optional(whole(0, 255)), None, "Make RabbitMQ queues with so many priorities.")
     task_send_error_emails = not_yet(FLAG, False, "Send an e-mail for each unexpected failure.")
 
-    accept_content = Setting(only(NAMES, ["json"]), ["json"], "The formats of arguments that a worker accepts.")
-    result_accept_content = not_yet(ANYTHING, None, "The formats of results that are accepted. None: `accept_content`.")
-    result_serializer = Setting(only(TEXT, "json"), "json", "The format of results.")
-    result_compression = not_yet(_OPTIONAL_TEXT, None, "The compression of results.")
+    accept_content = Setting(
+        NAMES,
+        ["json"],
+        "The formats of arguments that a worker accepts. Whoever can write to the broker can run anything in a worker "
+        "that accepts `pickle`.",
+    )
+    result_accept_content = Setting(
+        optional(NAMES, word=None),
+        None,
+        "The formats of results that are accepted where they are read. None: `accept_content`.",
+    )
+    result_serializer = Setting(TEXT, "json", "The format of results; exceptions are plain values in each.")
+    result_compression = Setting(_OPTIONAL_TEXT, None, "The compression of results.")
     result_expires = Setting(optional(seconds()), "1d", "How long results are kept. None: for ever.")
     result_persistent = not_yet(FLAG, False, "Results that are sent as messages survive a restart of the broker.")
     result_extended = Setting(FLAG, False, "Store arguments and the worker's name with each result.")
@@ -118,7 +150,10 @@ class Settings(CheckedSettings):
     broker_publish_timeout = Setting(seconds(), 10, "How long the server may take to confirm a message.")
     broker_heartbeat = not_yet(seconds(zero=True), 60, "The interval of RabbitMQ heartbeats.")
     broker_transport_options = Setting(
-        _TRANSPORT_OPTIONS, {}, "SQLite: `synchronous` FULL survives a power cut, NORMAL a crash of the process."
+        _TRANSPORT_OPTIONS,
+        {},
+        "SQLite: `synchronous` FULL survives a power cut, NORMAL a crash of the process. Redis: the keys of queues "
+        "begin with `key_prefix`, by default `aiotask`.",
     )
     http_dispatch_allow_private = not_yet(FLAG, False, "Let `aiotask.http_dispatch` call private addresses.")
 
@@ -135,8 +170,12 @@ class Settings(CheckedSettings):
     email_use_ssl = not_yet(FLAG, False, "Connect by TLS.")
     email_timeout = not_yet(seconds(), 10, "How long the mail server may take to answer.")
 
+    router: Router
+    """What the settings about queues and routes amount to; made anew whenever one of the settings is set."""
+
     def check_together(self) -> None:
-        """Check that a lease can't end before it is renewed."""
+        """Check that a lease can't end before it is renewed, and that the default queue is one that there is."""
+        vars(self)["router"] = self._make_router()
         if self.worker_lease <= self.worker_lease_renewal:
             raise ImproperlyConfigured(
                 f"setting 'worker_lease' must be longer than 'worker_lease_renewal', or leases would end before they "
@@ -144,6 +183,25 @@ class Settings(CheckedSettings):
                 f"{self.worker_lease_renewal:g} s (origin: {self.origin('worker_lease_renewal')}). "
                 f"Change both at once: app.conf.update(worker_lease=20, worker_lease_renewal=5)"
             )
+
+    def _make_router(self) -> Router:
+        router = Router(
+            self.task_queues,
+            self.task_routes,
+            default_queue=self.task_default_queue,
+            default_exchange=self.task_default_exchange,
+            default_exchange_type=self.task_default_exchange_type,
+            default_routing_key=self.task_default_routing_key,
+            create_missing=self.task_create_missing_queues,
+        )
+        refusal = router.why_undeclared(self.task_default_queue)
+        if refusal is not None:
+            raise ImproperlyConfigured(
+                f"setting 'task_default_queue' (origin: {self.origin('task_default_queue')}) must be one of "
+                f"'task_queues' (origin: {self.origin('task_queues')}). {refusal} "
+                f"Change both at once: app.conf.update(task_default_queue=..., task_queues=[...])"
+            )
+        return router
 
 
 NOT_YET: Final = frozenset(name for name, setting in Settings.catalogue().items() if not setting.available)

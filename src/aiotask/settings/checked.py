@@ -1,6 +1,6 @@
 """Declares settings and holds their values: each is checked on its way in and known by where it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from aiotask.exceptions import ImproperlyConfigured
@@ -83,6 +83,7 @@ class CheckedSettings:
 
     _catalogue: ClassVar[Mapping[str, Setting[Any, Any]]] = {}
     _origins: Mapping[str, str]
+    _watchers: "list[Callable[[Self], None]]"
 
     def __init_subclass__(cls) -> None:
         cls._catalogue = {name: setting for name, setting in vars(cls).items() if isinstance(setting, Setting)}
@@ -91,6 +92,7 @@ class CheckedSettings:
         fields = vars(self)
         fields.update((name, setting.default) for name, setting in self._catalogue.items())
         fields["_origins"] = {}
+        fields["_watchers"] = []
         self.apply({name: (value, ARGUMENT) for name, value in values.items()})
 
     @classmethod
@@ -131,7 +133,17 @@ class CheckedSettings:
         fields.update(vars(self), **checked)
         fields["_origins"] = {**self._origins, **{name: origin for name, (_, origin) in values.items()}}
         candidate.check_together()
+        for watcher in vars(self).get("_watchers", ()):
+            watcher(candidate)
         vars(self).update(fields)
+
+    def watch(self, watcher: Callable[[Self], None]) -> None:
+        """Let `watcher` see all values whenever some are about to be set; it may refuse them by an error."""
+        self._watchers.append(watcher)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has watchers of its own: these know the original.
+        return {**vars(self), "_watchers": []}
 
     def override(self, name: str, value: Any, origin: str = COMMAND_LINE) -> None:
         """Set `name`, whatever had set it before. What the command line says, later assignments don't change."""

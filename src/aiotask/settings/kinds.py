@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from aiotask.annotations import check_annotations
+from aiotask.options import checked_text
+from aiotask.routing import Queue, read_queues, read_routes
 from aiotask.settings.amounts import Duration, Size, to_bytes, to_seconds
 from aiotask.settings.fixed import FixedDict, FixedList
 from aiotask.suggestions import did_you_mean
@@ -196,7 +200,10 @@ def optional(kind: Kind[Kept, Given], *, word: str | None = "none") -> Kind[Kept
             return None
         return kind.read(value)
 
-    return Kind(f"{kind.name}, or None", f"{kind.expects}, or None", read, parse=kind.parse, secret=kind.secret)
+    def parse(text: str) -> Any:
+        return text if text.lower() == word else kind.parse(text)
+
+    return Kind(f"{kind.name}, or None", f"{kind.expects}, or None", read, parse=parse, secret=kind.secret)
 
 
 def _parse_flag(text: str) -> Any:
@@ -222,6 +229,10 @@ def _parse_names(text: str) -> Any:
     return _parse_json(text) if text.startswith("[") else [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _parse_queues(text: str) -> Any:
+    return _parse_json(text) if text.startswith("{") else _parse_names(text)
+
+
 def _read_flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError("no bool")
@@ -234,11 +245,46 @@ def _read_text(value: Any) -> str:
     return value
 
 
+def _read_key_prefix(value: Any) -> str:
+    text = _read_text(value)
+    if set("{}") & set(text):
+        raise ValueError("braces mark the queue in a key")
+    return text
+
+
 def _read_names(value: Any) -> list[str]:
     # A text is a sequence of texts as well: "proj.tasks" would become ten modules of one letter each.
     if not isinstance(value, (list, tuple)):
         raise TypeError("no list")
     return FixedList(map(_read_text, value))
+
+
+def _read_queue_list(value: Any) -> list[Queue]:
+    return FixedList(_fitting(read_queues, value))
+
+
+def _read_route_table(value: Any) -> Any:
+    _fitting(read_routes, value)
+    return _fixed(value)
+
+
+def _read_annotations(value: Any) -> Any:
+    _fitting(check_annotations, value)
+    return _fixed(value)
+
+
+def _fitting(read: Callable[[Any], Kept], value: Any) -> Kept:
+    """Return what `read` makes of `value`; its errors are predicates of the setting already."""
+    try:
+        return read(value)
+    except (TypeError, ValueError) as error:
+        raise MisfitError(*error.args) from None
+
+
+def _fixed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return FixedDict({key: _fixed(item) for key, item in value.items()})
+    return FixedList(map(_fixed, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _read_anything(value: Any) -> Any:
@@ -249,9 +295,23 @@ FLAG: Final[Kind[bool, bool]] = Kind(
     "True or False", "True or False (in the environment also 1, yes, on, 0, no, off)", _read_flag, parse=_parse_flag
 )
 TEXT: Final[Kind[str, str]] = Kind("text", "text that is not empty", _read_text)
+NAME: Final[Kind[str, str]] = Kind("name", "a text of 1 to 255 printable characters", partial(checked_text, "name"))
+KEY_PREFIX: Final[Kind[str, str]] = Kind("text", "text without braces that is not empty", _read_key_prefix)
 SECRET: Final[Kind[str, str]] = Kind("text", "text that is not empty", _read_text, secret=True)
 URL: Final[Kind[str, str]] = Kind("URL", "a URL as text, such as 'redis://localhost:6379/0'", _read_text)
 NAMES: Final[Kind[list[str], list[str] | tuple[str, ...]]] = Kind(
     "list of text", "a list of text, such as ['proj.tasks', 'proj.mail']", _read_names, parse=_parse_names
+)
+QUEUES: Final[Kind[list[Queue], Any]] = Kind(
+    "list of queues", "a list of queues, such as ['mail'] or [Queue('mail')]", _read_queue_list, parse=_parse_queues
+)
+ROUTES: Final[Kind[Any, Any]] = Kind(
+    "routes", "a mapping of task names to routes, or a function", _read_route_table, parse=_parse_json
+)
+ANNOTATIONS: Final[Kind[Any, Any]] = Kind(
+    "mapping of names, or '*', to options",
+    "a mapping of task names, or '*', to options",
+    _read_annotations,
+    parse=_parse_json,
 )
 ANYTHING: Final[Kind[Any, Any]] = Kind("to be defined", "anything", _read_anything, parse=_parse_json)

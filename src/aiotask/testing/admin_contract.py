@@ -1,9 +1,10 @@
 """The clauses of `aiotask.protocols.QueueAdmin`, for brokers that have it. The storage must hold nothing else."""
 
+import asyncio
 from typing import Final
 
 from aiotask.message import DEAD_BODY_BYTES, Delivery, Envelope, QueueDepth, Settlement
-from aiotask.testing.harness import BrokerHarness, begin, ids, settle
+from aiotask.testing.harness import LINE, BrokerHarness, begin, ids, settle
 
 
 async def _bury(harness: BrokerHarness, *envelopes: Envelope) -> list[Delivery]:
@@ -21,9 +22,9 @@ async def _bury(harness: BrokerHarness, *envelopes: Envelope) -> list[Delivery]:
 
 
 async def queues_are_named_when_they_hold_anything(harness: BrokerHarness) -> None:
-    """`queues` names every queue with waiting, delayed, handed-out or dead messages, sorted; no other."""
+    """`queues` names every queue with waiting, delayed, parked, handed-out or dead messages, sorted; no other."""
     admin = await harness.admin()
-    ready, delayed, reserved, dead, empty = (f"{harness.queue}-{kind}" for kind in ("d", "c", "b", "a", "e"))
+    ready, delayed, reserved, dead, empty, parked = (f"{harness.queue}-{kind}" for kind in "dcbaef")
     await _bury(harness, harness.envelope(queue=dead))
     await harness.publish(
         harness.envelope(queue=ready),
@@ -31,17 +32,20 @@ async def queues_are_named_when_they_hold_anything(harness: BrokerHarness) -> No
         harness.envelope(queue=reserved),
         harness.envelope(queue=empty),
     )
+    await harness.park(harness.envelope(queue=parked))
     await harness.take(await harness.consumer(reserved))
     emptier = await harness.consumer(empty)
     await settle(emptier, Settlement((await harness.take(emptier))[0]))
-    assert await admin.queues() == [dead, reserved, delayed, ready]
+    assert await admin.queues() == [dead, reserved, delayed, ready, parked]
 
 
 async def depths_are_counted_when_a_queue_holds_of_each(harness: BrokerHarness) -> None:
-    """`depths` counts what is ready, delayed, handed out and dead in each queue, in the order asked."""
+    """`depths` counts what is ready, delayed, parked, handed out and dead in each queue, in the order asked."""
     admin = await harness.admin()
     other = f"{harness.queue}-other"
     await _bury(harness, harness.envelope())
+    for line in ("a", "b"):
+        await harness.park(harness.envelope(priority=8), *(harness.envelope() for _ in range(2)), line=line)
     await harness.publish(*(harness.envelope() for _ in range(5)))
     await harness.take(await harness.consumer(), 2)
     await harness.publish(
@@ -50,23 +54,83 @@ async def depths_are_counted_when_a_queue_holds_of_each(harness: BrokerHarness) 
     assert await admin.depths([other, f"{harness.queue}-unknown", harness.queue]) == [
         QueueDepth(other, ready=1),
         QueueDepth(f"{harness.queue}-unknown"),
-        QueueDepth(harness.queue, ready=4, delayed=3, reserved=2, dead=1),
+        QueueDepth(harness.queue, ready=4, delayed=3, parked=6, reserved=2, dead=1),
     ]
 
 
 async def waiting_messages_are_dropped_when_a_queue_is_purged(harness: BrokerHarness) -> None:
-    """`purge` drops what waits or is delayed in the queues named, and returns how many."""
+    """`purge` drops what waits, is delayed or parked in the queues named, and returns how many."""
     admin = await harness.admin()
+    spared = harness.envelope(queue=f"{harness.queue}-third")
+    await harness.park(spared, harness.envelope(), harness.envelope(priority=8))
     others = [harness.envelope(queue=f"{harness.queue}-other"), harness.envelope(queue=f"{harness.queue}-third")]
     await harness.publish(
         harness.envelope(), harness.envelope(priority=9), harness.envelope(delay_s=0.05), harness.envelope(delay_s=60.0)
     )
     await harness.publish(*others)
-    assert await admin.purge([harness.queue, others[0].queue]) == 5
+    assert await admin.purge([harness.queue, others[0].queue]) == 7
     consumer = await harness.consumer(harness.queue, *(envelope.queue for envelope in others))
     assert ids(await harness.take(consumer)) == [others[1].id]
+    assert ids(await consumer.unpark({LINE: 10})) == [spared.id]
     await harness.nothing_comes(consumer)
     assert await admin.purge([harness.queue]) == 0
+
+
+async def consumers_are_counted_when_they_subscribe(harness: BrokerHarness) -> None:
+    """`consumers` counts the subscriptions of each queue, in the order asked, whatever process they are of."""
+    admin = await harness.admin()
+    other = f"{harness.queue}-other"
+    await harness.consumer()
+    await harness.consumer(harness.queue, other)
+    assert await admin.consumers([other, f"{harness.queue}-unknown", harness.queue]) == [1, 0, 2]
+
+
+async def consumer_counts_for_its_new_queues_when_others_are_set(harness: BrokerHarness) -> None:
+    """A subscription counts for the queues that it was given last."""
+    admin = await harness.admin()
+    other = f"{harness.queue}-other"
+    consumer = await harness.consumer()
+    await consumer.set_queues([other])
+    assert await admin.consumers([harness.queue, other]) == [0, 1]
+
+
+async def consumer_counts_no_more_when_it_is_closed(harness: BrokerHarness) -> None:
+    """A closed subscription is not counted."""
+    admin = await harness.admin()
+    gone, _ = await harness.consumer(), await harness.consumer()
+    await harness.nothing_comes(gone)
+    await gone.close()
+    assert await admin.consumers([harness.queue]) == [1]
+
+
+async def consumer_still_counts_when_it_waits_for_longer_than_a_lease(harness: BrokerHarness) -> None:
+    """A subscription that is in `receive` is there, however long nothing comes."""
+    admin = await harness.admin()
+    consumer = await harness.consumer(lease=harness.lease)
+
+    async def counted() -> bool:
+        return await admin.consumers([harness.queue]) == [1]
+
+    waiting = asyncio.create_task(consumer.receive(1, 3600.0))
+    for _ in range(2):
+        await harness.lapse()
+        await harness.until(counted, "the consumer is counted")
+    await harness.publish(harness.envelope())
+    await waiting
+
+
+async def consumer_still_counts_when_it_only_renews(harness: BrokerHarness) -> None:
+    """A subscription that has its hands full, and so does not receive, is there while it renews its leases."""
+    admin = await harness.admin()
+    await harness.publish(harness.envelope())
+    consumer = await harness.consumer(lease=harness.lease)
+    (delivery,) = await harness.take(consumer)
+    keeper = consumer.lease_keeper()
+    for _ in range(4):
+        await asyncio.sleep(harness.lease * 0.4)
+        await asyncio.to_thread(keeper.renew, [delivery.receipt])
+    keeper.close()
+    assert await admin.consumers([harness.queue]) == [1]
 
 
 async def other_messages_stay_when_a_queue_is_purged(harness: BrokerHarness) -> None:
@@ -125,13 +189,13 @@ async def letters_of_one_queue_come_when_it_is_named(harness: BrokerHarness) -> 
 
 
 async def letters_are_found_when_their_ids_are_given(harness: BrokerHarness) -> None:
-    """`take_dead` returns the letters of the ids, the newest first, all of one id; they stay where they are."""
+    """`find_dead` returns the letters of the ids, the newest first, all of one id; they stay where they are."""
     admin = await harness.admin()
     envelope = harness.envelope()
     buried = await _bury(harness, envelope, harness.envelope(), envelope, harness.envelope())
     wanted = [buried[0].id, buried[3].id, "unknown"]
     for _ in range(2):
-        found = [letter.id for letter in await admin.take_dead(wanted)]
+        found = [letter.id for letter in await admin.find_dead(wanted)]
         assert found == [buried[3].id, buried[0].id, buried[0].id]
 
 
@@ -192,6 +256,11 @@ CLAUSES: Final = (
     depths_are_counted_when_a_queue_holds_of_each,
     waiting_messages_are_dropped_when_a_queue_is_purged,
     other_messages_stay_when_a_queue_is_purged,
+    consumers_are_counted_when_they_subscribe,
+    consumer_counts_for_its_new_queues_when_others_are_set,
+    consumer_counts_no_more_when_it_is_closed,
+    consumer_still_counts_when_it_waits_for_longer_than_a_lease,
+    consumer_still_counts_when_it_only_renews,
     letter_says_what_died_when_a_message_is_dead,
     body_is_cut_when_a_long_message_is_dead,
     newest_letters_come_first_when_there_are_many,

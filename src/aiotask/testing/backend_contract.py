@@ -10,7 +10,7 @@ from typing import Final
 
 from aiotask.exceptions import BackendConnectionError, EncodeError
 from aiotask.message import new_id
-from aiotask.outcome import TaskMeta
+from aiotask.outcome import Packed, TaskMeta
 from aiotask.protocols import ResultBackend
 from aiotask.states import ABORTED, FAILURE, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 from aiotask.testing import watch_contract
@@ -94,6 +94,17 @@ async def every_field_comes_back_when_a_row_is_fetched(harness: BackendHarness) 
     bare = TaskMeta(id=new_id(), state=STARTED)
     await store(backend, whole, bare)
     assert await backend.fetch([whole.id, bare.id]) == [whole, bare]
+
+
+async def packed_result_stays_packed_when_a_row_is_fetched(harness: BackendHarness) -> None:
+    """A result that `encode` gets as `Packed` comes back as it was: only its reader knows what it accepts."""
+    backend = await harness.backend()
+    packed = [
+        Packed("application/x-python-serialize", how, b"\x00\xff no pickle") for how in (None, "application/x-gzip")
+    ]
+    metas = [TaskMeta(id=new_id(), state=SUCCESS, result=result) for result in packed]
+    await store(backend, *metas)
+    assert await backend.fetch([meta.id for meta in metas]) == metas
 
 
 async def rows_come_in_order_when_several_are_fetched(harness: BackendHarness) -> None:
@@ -261,6 +272,7 @@ CLAUSES: Final = (
     rows_are_there_when_a_closed_backend_is_opened_again,
     row_is_there_for_others_when_it_is_stored,
     every_field_comes_back_when_a_row_is_fetched,
+    packed_result_stays_packed_when_a_row_is_fetched,
     rows_come_in_order_when_several_are_fetched,
     nothing_comes_when_an_id_is_unknown,
     last_row_wins_when_none_is_final,

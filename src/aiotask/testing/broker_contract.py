@@ -1,7 +1,7 @@
 """The clauses of `aiotask.protocols.Broker` that have to do with publishing, receiving and closing.
 
-`CLAUSES` is all that every broker is held to, the clauses of leases and settlements included; `UNREACHABLE_CLAUSES`
-needs a harness with `unreachable`.
+`CLAUSES` is all that every broker is held to, the clauses of leases, settlements and parking included;
+`UNREACHABLE_CLAUSES` needs a harness with `unreachable`.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Final
 from aiotask.exceptions import BrokerConnectionError
 from aiotask.message import PRIORITIES, Delivery, Settlement, Start, Verdict
 from aiotask.protocols import Subscription
-from aiotask.testing import lease_contract, settle_contract
+from aiotask.testing import lease_contract, park_contract, settle_contract
 from aiotask.testing.harness import DUE_LATE_S, BrokerHarness, begin, ids, settle
 
 WOKEN_S: Final = 1.0
@@ -463,6 +463,7 @@ CLAUSES: Final = (
     closing_does_nothing_when_the_subscription_is_closed,
     *lease_contract.CLAUSES,
     *settle_contract.CLAUSES,
+    *park_contract.CLAUSES,
 )
 
 UNREACHABLE_CLAUSES: Final = (open_says_so_when_there_is_no_server,)

@@ -24,6 +24,10 @@ LONG_LEASE_S: Final = 60.0
 """For consumers whose leases must not lapse, however slow the machine."""
 
 
+LINE: Final = "proj.täsks:add 'it'"
+"""A waiting line; a task's name may be anything."""
+
+
 class AdministeredBroker(Broker, QueueAdmin, Protocol):
     """A broker with the optional ability `QueueAdmin`."""
 
@@ -150,6 +154,15 @@ class BrokerHarness(Harness):
     async def nothing_is_left(self) -> None:
         """Make sure that a new consumer finds nothing."""
         await self.nothing_comes(await self.consumer())
+
+    async def park(self, *envelopes: Envelope, line: str = LINE) -> None:
+        """Publish `envelopes` and let a consumer, which leaves then, park them in that order."""
+        await self.publish(*envelopes)
+        consumer = await self.consumer(*{envelope.queue for envelope in envelopes})
+        taken = {delivery.id: delivery for delivery in await self.take(consumer, len(envelopes))}
+        assert taken.keys() == set(ids(envelopes)), "other messages came than were published"
+        await settle(consumer, *(Settlement(taken[envelope.id], "park", line=line) for envelope in envelopes))
+        await consumer.close()
 
     async def lost(self, *, times: int = 1, max_losses: int = 3, **fields: Any) -> tuple[Subscription, Delivery]:
         """Publish a message, let `times` consumers be lost after starting it; return the next one and its delivery."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aiotask.message import Delivery, Settlement, Start, Verdict
-from aiotask.testing.harness import DUE_LATE_S, BrokerHarness, begin, ids, settle
+from aiotask.testing.harness import DUE_LATE_S, LINE, BrokerHarness, begin, ids, settle
 
 
 async def message_is_gone_when_it_is_acknowledged(harness: BrokerHarness) -> None:
@@ -60,6 +60,18 @@ async def no_loss_is_counted_when_a_started_message_is_released(harness: BrokerH
     await settle(consumer, Settlement(taken[0], "release"), Settlement(taken[1], "release", delay_s=0.05))
     again = await harness.take(consumer, 2)
     assert [(delivery.delivery_count, delivery.losses) for delivery in again] == [(2, 0), (2, 0)]
+
+
+async def loss_is_counted_when_a_message_is_released_as_lost(harness: BrokerHarness) -> None:
+    """A release that is `lost` is counted as a loss, with a delay or without, on top of those that there were."""
+    consumer, delivery = await harness.lost()
+    await settle(consumer, Settlement(delivery, "release", lost=True))
+    (again,) = await harness.take(consumer)
+    assert again.losses == delivery.losses + 1
+    await settle(consumer, Settlement(again, "release", delay_s=0.05, lost=True))
+    (last,) = await harness.take(consumer)
+    assert (last.id, last.losses) == (delivery.id, delivery.losses + 2)
+    assert await consumer.begin([Start(last)]) == [Verdict.STARTED_BEFORE]
 
 
 async def message_is_unchanged_when_it_is_released(harness: BrokerHarness) -> None:
@@ -128,9 +140,9 @@ async def message_is_gone_when_it_is_dead(harness: BrokerHarness) -> None:
 
 async def each_is_carried_out_when_the_batch_is_mixed(harness: BrokerHarness) -> None:
     """One batch may hold all the actions."""
-    await harness.publish(*(harness.envelope() for _ in range(5)))
+    await harness.publish(*(harness.envelope() for _ in range(6)))
     consumer = await harness.consumer()
-    acked, released, delayed, replaced, dead = await harness.take(consumer, 5)
+    acked, released, delayed, replaced, parked, dead = await harness.take(consumer, 6)
     envelope = harness.envelope()
     await settle(
         consumer,
@@ -138,11 +150,13 @@ async def each_is_carried_out_when_the_batch_is_mixed(harness: BrokerHarness) ->
         Settlement(released, "release"),
         Settlement(delayed, "release", delay_s=60.0),
         Settlement(replaced, "replace", envelope=envelope),
+        Settlement(parked, "park", line=LINE),
         Settlement(dead, "dead", reason="Reject"),
     )
     await consumer.close()
     heir = await harness.consumer()
     assert ids(await harness.take(heir, 2)) == [released.id, envelope.id]
+    assert ids(await heir.unpark({LINE: 10})) == [parked.id]
     await harness.nothing_comes(heir)
 
 
@@ -232,6 +246,7 @@ CLAUSES: Final = (
     urgent_message_comes_first_when_another_is_released,
     released_messages_keep_their_order_when_they_are_of_one_batch,
     no_loss_is_counted_when_a_started_message_is_released,
+    loss_is_counted_when_a_message_is_released_as_lost,
     message_is_unchanged_when_it_is_released,
     message_is_kept_back_when_it_is_released_with_a_delay,
     message_comes_last_when_its_delay_is_over,

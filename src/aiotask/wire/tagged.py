@@ -6,11 +6,14 @@ The tags are kombu's, so that either side reads the other's. `float` is ours: JS
 import base64
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 from uuid import UUID
+
+import msgspec
 
 PLAIN: Final = frozenset({str, int, bool, type(None)})
 """Types that JSON carries as they are; the exact type, since a subclass may want more."""
@@ -58,6 +61,9 @@ _TAGGERS: Final[dict[type, Callable[[Any], Any]]] = {
 
 _BASES: Final[dict[type, Callable[[Any], Any]]] = {**_TAGGERS, str: str.__str__, int: int.__int__}
 
+_KEPT: Final = (datetime, date, time, UUID, Decimal, bytes, bytearray, msgspec.Raw)
+"""What `_tag_fields` is to find as it was; floats and containers it finds anyway."""
+
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "datetime": datetime.fromisoformat,
     "date": lambda value: datetime.fromisoformat(value).date(),
@@ -73,20 +79,57 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
 def tag(value: Any) -> Any:
     """Return `value` with everything tagged that JSON lacks; what has no tag is left for the encoder to judge.
 
-    Dataclasses, Structs and Enums are not entered: they arrive as their types by the task's annotations.
+    Dataclasses, Structs, attrs classes and Pydantic models become mappings whose values are tagged as any others are:
+    they arrive as their types by the task's annotations.
     """
     kind = type(value)
     if kind in PLAIN:
         return value
-    tagger = _TAGGERS.get(kind) or _tagger_of_base(kind)
+    tagger = _TAGGERS.get(kind) or _tagger_of(kind)
     return value if tagger is None else tagger(value)
 
 
-def _tagger_of_base(kind: type) -> Callable[[Any], Any] | None:
-    """Find what to do with a subclass (`defaultdict`, a named tuple, a library's own datetime): as with its base."""
+def _tagger_of(kind: type) -> Callable[[Any], Any] | None:
+    """Find what to do with a subclass (`defaultdict`, a library's own datetime), or with a class that has fields."""
     if issubclass(kind, Enum):
         return None
-    return next((_BASES[base] for base in kind.__mro__ if base in _BASES), None)
+    for base in kind.__mro__:
+        if base in _BASES:
+            return _BASES[base]
+    if hasattr(kind, "model_dump"):  # Pydantic, without importing it; of the class, since a proxy has everything
+        return _tag_model
+    if issubclass(kind, msgspec.Struct) or is_dataclass(kind) or hasattr(kind, "__attrs_attrs__"):
+        return _tag_fields
+    return None
+
+
+def _tag_model(value: Any) -> Any:
+    return tag(value.model_dump(mode="json"))
+
+
+def _tag_fields(value: Any) -> Any:
+    # By msgspec, which knows which fields there are, under which names, and which of them are left out.
+    return tag(msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_tag_foreign))
+
+
+def _tag_foreign(value: Any) -> Any:
+    """Tag what msgspec has no form for inside a class with fields.
+
+    Raises:
+        TypeError: There is no tag for it.
+    """
+    tagged = tag(value)
+    if tagged is value:
+        raise not_serialisable(value)
+    return tagged
+
+
+def not_serialisable(value: Any) -> TypeError:
+    """Return the error that says of which class `value` is, and what there is instead."""
+    return TypeError(
+        f"{type(value).__module__}.{type(value).__qualname__} is not serialisable as JSON. "
+        "Use plain values, a dataclass, a Struct or a Pydantic model."
+    )
 
 
 def untag(value: Any) -> Any:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from aiotask.exceptions import (
     BrokerError,
@@ -14,13 +13,16 @@ from aiotask.exceptions import (
     SerializationError,
     WorkerLost,
 )
-from aiotask.message import Delivery, Start, TaskMessage, Verdict
-from aiotask.outcome import Expired, Failed, Outcome
+from aiotask.message import Delivery, Start, Verdict
+from aiotask.outcome import Expired, Failed, Outcome, Parked
 from aiotask.protocols import Application, Subscription
-from aiotask.wire.serialization import serializer_for
+from aiotask.showing import shown
+from aiotask.wire.payload import read_call
 from aiotask.worker.execution import Execution
-from aiotask.worker.reporting import shown
+from aiotask.worker.lines import Lines
+from aiotask.worker.reporting import log_receptions
 from aiotask.worker.slots import Slots
+from aiotask.worker.suspects import Suspects
 
 logger = logging.getLogger("aiotask.worker")
 
@@ -33,6 +35,7 @@ class Admission:
         app: Application,
         subscription: Subscription,
         running: Slots,
+        lines: Lines,
         start: Callable[[Execution], None],
         conclude: Callable[[Execution, Outcome], None],
         forget: Callable[[Execution], None],
@@ -44,6 +47,7 @@ class Admission:
             app: Its registry, codec and settings.
             subscription: Judges the starts.
             running: The slots of executions.
+            lines: The places of tasks that have only so many.
             start: Runs an admitted execution, whose slot is taken.
             conclude: Takes the outcome of one that never starts.
             forget: Takes one that is no longer ours.
@@ -56,29 +60,33 @@ class Admission:
         self._accept = tuple(app.conf.accept_content)
         self._subscription = subscription
         self._running = running
+        self._lines = lines
         self._start = start
         self._conclude = conclude
         self._forget = forget
         self._ready: deque[Execution] = deque()
-        self._suspects: deque[Execution] = deque()
-        self._suspect: Execution | None = None
+        self._suspects = Suspects(app.conf.task_max_deliveries)
         self._work = asyncio.Event()
         self._closed = False
+        self._release: asyncio.TimerHandle | None = None
         self.budget = budget
 
     def offer(self, deliveries: list[Delivery]) -> None:
-        """Take a batch from the fetcher: refuse what can't run, line up the rest."""
-        for delivery in deliveries:
-            execution = self._read(delivery)
-            if execution is None:
-                continue
-            (self._suspects if execution.is_suspect else self._ready).append(execution)
+        """Take a batch: refuse what can't run, park what has no place, line up the rest."""
+        read = [execution for delivery in deliveries if (execution := self._read(delivery)) is not None]
+        log_receptions(read)
+        for execution in read:
+            task = execution.task
+            if task is not None and task.concurrency is not None and not self._lines.enter(execution):
+                self._conclude(execution, Parked(execution.name))
+            elif not (execution.delivery.losses and self._suspects.take(execution)):
+                self._ready.append(execution)
         self._work.set()
 
     def left(self, execution: Execution) -> None:
         """Note that an execution has ended: its slot is free, and a suspect makes way for the next."""
-        if execution is self._suspect:
-            self._suspect = None
+        if execution.delivery.losses:
+            self._suspects.left(execution)
         self._running.give()
         if self._ready or self._suspects:
             self._work.set()
@@ -95,8 +103,7 @@ class Admission:
 
     def withdraw(self) -> list[Execution]:
         """Give up everything that has not started; the caller hands it back."""
-        waiting = [*self._suspects, *self._ready]
-        self._suspects.clear()
+        waiting = [*self._suspects.withdraw(), *self._ready]
         self._ready.clear()
         return waiting
 
@@ -114,15 +121,15 @@ class Admission:
     def close(self) -> None:
         """Start nothing more: `run` ends, once the `begin` under way has its answer."""
         self._closed = True
+        if self._release is not None:
+            self._release.cancel()
         self._work.set()
 
     def _next_batch(self) -> list[Execution]:
         batch: list[Execution] = []
         free = self._running.free if self.budget is None else min(self._running.free, self.budget)
-        # One suspect at a time in a process: when it falls again, the culprit is known and the others are cleared.
-        if free and self._suspects and self._suspect is None:
-            self._suspect = self._suspects.popleft()
-            batch.append(self._suspect)
+        if free and self._suspects and self._add_suspect(batch):
+            free = len(batch)
         ready = self._ready
         if len(ready) <= free - len(batch):
             batch.extend(ready)
@@ -133,6 +140,17 @@ class Admission:
         if self.budget is not None:
             self.budget -= len(batch)
         return batch
+
+    def _add_suspect(self, batch: list[Execution]) -> bool:
+        """Add the suspect that starts now to `batch`, if one may; tell whether nothing else may start meanwhile."""
+        loop = asyncio.get_running_loop()
+        suspect, held_s = self._suspects.next(loop.time(), others_run=self._running.used > 0)
+        if suspect is not None:
+            batch.append(suspect)
+        if self._release is not None:
+            self._release.cancel()
+        self._release = loop.call_later(held_s, self._work.set) if held_s else None
+        return held_s > 0
 
     async def _begin(self, batch: list[Execution]) -> None:
         starts = [Start(execution.delivery, execution.acks_late) for execution in batch]
@@ -166,7 +184,7 @@ class Admission:
         self.left(execution)
         delivery = execution.delivery
         if verdict is Verdict.LOST:
-            logger.warning("Lost the lease of %s[%s] before it started", execution.name, shown(delivery.id))
+            logger.warning("Lost the lease of %s[%s] before it started", shown(execution.shadow), shown(delivery.id))
             self._forget(execution)
         elif verdict is Verdict.EXPIRED:
             self._conclude(execution, Expired())
@@ -202,22 +220,11 @@ class Admission:
             return None
         execution = Execution(delivery, message, task)
         try:
-            execution.args, execution.kwargs = self._read_payload(message)
+            execution.args, execution.kwargs = read_call(message, self._accept, self._max_bytes)
         except SerializationError as error:
             self._conclude(execution, Failed(error, dead=True))
             return None
         return execution
-
-    def _read_payload(self, message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
-        payload = serializer_for(message.content_type, self._accept).decode(message.payload)
-        if (
-            type(payload) is not list
-            or len(payload) != 2
-            or type(payload[0]) is not list
-            or type(payload[1]) is not dict
-        ):
-            raise DecodeError("The payload is no pair of a list of arguments and a mapping of keyword arguments.")
-        return payload[0], payload[1]
 
     def _refuse_unread(self, delivery: Delivery, error: Exception) -> None:
         self._conclude(Execution(delivery), Failed(error, dead=True))

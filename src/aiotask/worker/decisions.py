@@ -23,7 +23,9 @@ from aiotask.outcome import (
     Failed,
     HandedBack,
     Ignored,
+    Lost,
     Outcome,
+    Parked,
     Rejected,
     Retried,
     Succeeded,
@@ -33,7 +35,7 @@ from aiotask.retry import autoretries, backoff_delay, exhausted
 from aiotask.sending import message_envelope
 from aiotask.states import FAILURE, RETRY, REVOKED, SUCCESS
 from aiotask.wire.errors import text_of, to_record
-from aiotask.wire.serialization import JSON
+from aiotask.wire.payload import plain_call, put_call
 from aiotask.worker.execution import Execution
 
 REQUEUE_DELAY_S = 0.1
@@ -63,6 +65,16 @@ def after_failure(execution: Execution, failed: Failed, uniform: Callable[[float
     return Retried(Retry(f"Retry in {delay:.3g} s", exc, delay), failed.traceback)
 
 
+def after_loss(execution: Execution, lost: WorkerLost) -> Failed | Lost:
+    """Return what the loss of the process that ran a body amounts to: a failure, or that it is run again.
+
+    What is acknowledged early is started once. No retry policy applies: the body has raised nothing.
+    """
+    task = execution.task
+    again = task is not None and execution.acks_late and task.reject_on_worker_lost
+    return Lost(lost) if again else Failed(lost)
+
+
 def decide(execution: Execution, outcome: Outcome, now: datetime) -> Decision:
     """Return what `outcome` of `execution` leads to.
 
@@ -79,6 +91,10 @@ def decide(execution: Execution, outcome: Outcome, now: datetime) -> Decision:
         return _decide_retry(execution, outcome)
     if type(outcome) is Rejected:
         return _decide_reject(execution, outcome.reject, now)
+    if type(outcome) is Lost:
+        return Decision(Settlement(delivery, "release", lost=True), None, outcome)
+    if type(outcome) is Parked:
+        return Decision(Settlement(delivery, "park", line=outcome.line), None, outcome)
     if type(outcome) is Expired:
         record = to_record(TaskRevokedError("expired"))
         return Decision(Settlement(delivery), _meta(execution, REVOKED, record, date_done=now), outcome)
@@ -111,10 +127,10 @@ def _decide_retry(execution: Execution, retried: Retried) -> Decision:
     task, message, delivery, retry = execution.task, execution.message, execution.delivery, retried.retry
     assert task is not None and message is not None  # noqa: S101, PT018 - only a body asks for a retry
     when = Timing(delay_s=retry.delay, due_at=retry.eta_at, expires_at=delivery.expires_at)
-    payload = message.payload
+    again = msgspec.structs.replace(message, retries=message.retries + 1, eta=when.eta)
     if retry.arguments is not None:
-        payload = JSON.encode_call(tuple(retry.arguments[0]), retry.arguments[1])
-    again = msgspec.structs.replace(message, retries=message.retries + 1, eta=when.eta, payload=payload)
+        limit = task.app.conf.message_max_bytes
+        put_call(again, *retry.arguments, again.content_type, again.compression, limit)
     envelope = message_envelope(task.app, again, delivery.queue, when)
     stored = None
     if not ignores_result(execution):
@@ -175,7 +191,7 @@ def _meta(
         meta.children = request.children
     if task is not None and request is not None and task.app.conf.result_extended:
         # As they were sent: by now the body has had them in its hands.
-        meta.args, meta.kwargs = JSON.decode(message.payload)
+        meta.args, meta.kwargs = plain_call(message, task.app.conf)
         meta.worker = request.hostname
     return meta
 

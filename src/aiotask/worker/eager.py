@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 
 from aiotask.async_result import EagerResult
+from aiotask.exceptions import SerializationError
 from aiotask.message import Delivery, TaskMessage
 from aiotask.outcome import Failed, Ignored, Outcome, Rejected, Retried, Succeeded, TaskMeta
 from aiotask.protocols import Application, Outgoing
 from aiotask.states import FAILURE, IGNORED, SUCCESS
 from aiotask.tasks import Task
 from aiotask.wire.errors import format_traceback
-from aiotask.wire.serialization import JSON
+from aiotask.wire.payload import put_call, read_call
 from aiotask.worker.execution import Execution
 from aiotask.worker.executors import ThreadPool
 from aiotask.worker.runner import Runner
@@ -29,6 +30,8 @@ class EagerRunner:
         self._app = app
         self._threads = ThreadPool(threads)
         self._waiting: dict[Execution, asyncio.Future[Outcome]] = {}
+        self._calls = 0
+        self._loop = asyncio.get_running_loop()
         self._runner = Runner(
             f"eager@{socket.gethostname()}",
             self._threads,
@@ -36,6 +39,7 @@ class EagerRunner:
             self._conclude,
             _store_nothing,
             self._fail,
+            concurrency=threads,
             eager=True,
         )
 
@@ -44,6 +48,13 @@ class EagerRunner:
 
         The arguments go through the serialiser, so that they arrive as they would in a worker.
         """
+        self._calls += 1
+        try:
+            return await self._run(task, call)
+        finally:
+            self._calls -= 1
+
+    async def _run(self, task: Task, call: Outgoing) -> EagerResult[Any]:
         message = call.message
         while True:
             outcome = await self._run_once(task, message, call.queue)
@@ -51,17 +62,24 @@ class EagerRunner:
                 return self._result_of(message, outcome)
             again = msgspec.structs.replace(message, retries=message.retries + 1)
             if outcome.retry.arguments is not None:
-                again.payload = JSON.encode_call(tuple(outcome.retry.arguments[0]), outcome.retry.arguments[1])
+                limit = self._app.conf.message_max_bytes
+                put_call(again, *outcome.retry.arguments, again.content_type, again.compression, limit)
             message = again
 
-    def close(self) -> None:
-        """Let its threads end."""
-        self._threads.close()
+    async def close(self) -> None:
+        """End its threads and processes, unless something runs in them still. From whatever loop."""
+        if self._calls == 0 or self._loop.is_closed():
+            self._threads.close()
+            await self._runner.close()
 
     async def _run_once(self, task: Task, message: TaskMessage, queue: str) -> Outcome:
         delivery = Delivery(message.id, queue, b"", self._app.codec.content_type, message.priority, None)
         execution = Execution(delivery, message, task)
-        execution.args, execution.kwargs = JSON.decode(message.payload)
+        conf = self._app.conf
+        try:
+            execution.args, execution.kwargs = read_call(message, conf.accept_content, conf.message_max_bytes)
+        except SerializationError as error:
+            return Failed(error)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[execution] = future
         self._runner.start(execution)

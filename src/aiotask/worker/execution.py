@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from aiotask.exceptions import WorkerLost
 from aiotask.message import Delivery, TaskMessage
 from aiotask.request import Request
 from aiotask.tasks import Task
@@ -17,8 +18,11 @@ class Execution:
         args: Decoded, not yet converted to the annotated types.
         kwargs: As `args`.
         handing_back: True once the worker wants it ended, to be run by another.
+        place: Under which name it holds one of the places of a limited task, or None.
         finished: True once it has an outcome; whatever comes later is dropped.
         waits: For how many other tasks it waits just now; its slot is lent while it does.
+        raised: What its body has raised in another process, and the traceback there as text.
+        lost: What it ends with because that process was lost.
     """
 
     __slots__ = (
@@ -28,7 +32,10 @@ class Execution:
         "finished",
         "handing_back",
         "kwargs",
+        "lost",
         "message",
+        "place",
+        "raised",
         "request",
         "started_mono",
         "task",
@@ -45,6 +52,9 @@ class Execution:
         self.finished = False
         self.handing_back = False
         self.waits = 0
+        self.place = delivery.line  # what comes out of a waiting line was asked for with a place kept for it
+        self.raised: tuple[BaseException, str | None] | None = None
+        self.lost: WorkerLost | None = None
         self.args: list[Any] = []
         self.kwargs: dict[str, Any] = {}
 
@@ -54,12 +64,9 @@ class Execution:
         return self.message.task if self.message is not None else "?"
 
     @property
-    def is_suspect(self) -> bool:
-        """True when workers were lost twice after starting it, so that it may be what ended them.
-
-        Once is no ground for suspicion: everything that ran beside a culprit was lost with it.
-        """
-        return self.delivery.losses >= 2
+    def shadow(self) -> str:
+        """What logs call it: what the caller wants, else the task's name."""
+        return self.name if self.message is None else self.message.shadow or self.name
 
     def __repr__(self) -> str:
-        return f"<Execution: {self.name}[{self.delivery.id}]>"
+        return f"<Execution: {self.shadow}[{self.delivery.id}]>"

@@ -91,7 +91,7 @@ class ThreadPool:
             if future.done():
                 continue  # abandoned meanwhile
             if failed:
-                future.set_exception(_settable(value))
+                future.set_exception(settable(value))
             else:
                 future.set_result(value)
 
@@ -100,7 +100,8 @@ class _Raised(Exception):  # noqa: N818 - carries another exception
     """Carries an exception that a future refuses (StopIteration) or that would end the loop (SystemExit)."""
 
 
-def _settable(exc: BaseException) -> BaseException:
+def settable(exc: BaseException) -> BaseException:
+    """Return an exception as a future, or a coroutine, can hand it on: itself, or wrapped; see `raised_by_body`."""
     if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
         return exc
     carrier = _Raised()

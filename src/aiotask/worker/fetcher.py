@@ -25,7 +25,7 @@ class Fetcher:
         room: Slots,
         hand_on: Callable[[list[Delivery]], None],
         behind: Callable[[], asyncio.Future[None] | None],
-        all_written: Callable[[], bool],
+        nothing_is_under_way: Callable[[], bool],
     ) -> None:
         """Wire the stage.
 
@@ -34,13 +34,14 @@ class Fetcher:
             room: What the worker holds; a message is counted from here until its outcome is handed to the settler.
             hand_on: Takes each batch, at once.
             behind: Returns what to wait for while the settler is behind, or None.
-            all_written: Tells whether every outcome is written; a retry is only a message again once it is.
+            nothing_is_under_way: Tells whether every outcome is written, since a retry is only a message again once it
+                is, and nothing is parked.
         """
         self._subscription = subscription
         self._room = room
         self._hand_on = hand_on
         self._behind = behind
-        self._all_written = all_written
+        self._nothing_is_under_way = nothing_is_under_way
 
     async def run(self, *, burst: bool = False) -> None:
         """Fetch until cancelled; with `burst` until nothing is due and nothing is held."""
@@ -61,7 +62,7 @@ class Fetcher:
                 self._room.take(len(received))
                 self._hand_on(received)
             elif burst:
-                if self._room.used == 0 and self._all_written():
+                if self._room.used == 0 and self._nothing_is_under_way():
                     return
                 await asyncio.sleep(_GATHER_S)
 

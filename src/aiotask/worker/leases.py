@@ -18,6 +18,7 @@ logger = logging.getLogger("aiotask.worker")
 _LOOK_S = 0.5
 _STALL_NEWS_S = 1.0
 _CLOCK_JUMP_S = 1.0
+_STOP_S = 5.0
 
 
 class Leases:
@@ -61,11 +62,11 @@ class Leases:
         """Start the thread."""
         self._thread.start()
 
-    async def stop(self) -> None:
-        """End the thread, and wait for it."""
+    async def stop(self, patience: float | None = None) -> None:
+        """End the thread, and wait for it; one that is in a renewal without answer is left after `patience` seconds."""
         self._stop.set()
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, 5.0)
+            await asyncio.to_thread(self._thread.join, _STOP_S if patience is None else patience)
 
     def hold(self, deliveries: list[Delivery]) -> None:
         """Keep the leases of these from now on."""

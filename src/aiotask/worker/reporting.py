@@ -1,27 +1,37 @@
-"""One log line per finished task: name, id, outcome, seconds.
+"""One log line per finished task: name, id, outcome, seconds; and, at DEBUG, one when its message is received.
 
 The level is asked first: a formatted line costs more than a task.
 """
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Outcome, Rejected, Retried, Succeeded
+from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Lost, Outcome, Parked, Rejected, Retried, Succeeded
+from aiotask.showing import shown
 from aiotask.wire.errors import text_of
 from aiotask.worker.execution import Execution
 
 logger = logging.getLogger("aiotask.worker.tasks")
 
-_LONGEST: Final = 200
 _LONGEST_REASON: Final = 1000
+_BARE: Final[Mapping[type, str]] = {
+    Succeeded: "succeeded",
+    Ignored: "was ignored",
+    Expired: "had expired",
+    HandedBack: "was handed back",
+}
+"""Outcomes of which there is no more to say."""
 
 
-def shown(text: str, longest: int = _LONGEST) -> str:
-    """Return what a message says of itself as the log may have it: cut, and no line or escape sequence of its own."""
-    if len(text) <= longest and text.isprintable():
-        return text
-    return ascii(text[:longest])[1:-1] + "..." * (len(text) > longest)
+def log_receptions(executions: Iterable[Execution]) -> None:
+    """Log that messages were received, each with its task."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    for execution in executions:
+        name, task_id = shown(execution.shadow), shown(execution.delivery.id)
+        logger.debug("Task %s[%s] was received", name, task_id, extra={"task": name, "task_id": task_id})
 
 
 def log_outcome(execution: Execution, outcome: Outcome) -> None:
@@ -30,7 +40,7 @@ def log_outcome(execution: Execution, outcome: Outcome) -> None:
     if not logger.isEnabledFor(level):
         return
     seconds = time.monotonic() - execution.started_mono if execution.started_mono else 0.0
-    name, task_id = shown(execution.name), shown(execution.delivery.id)
+    name, task_id = shown(execution.shadow), shown(execution.delivery.id)
     verb, why = _words(execution, outcome)
     logger.log(
         level,
@@ -45,6 +55,10 @@ def log_outcome(execution: Execution, outcome: Outcome) -> None:
 
 
 def _level(execution: Execution, outcome: Outcome) -> int:
+    if isinstance(outcome, Parked):
+        return logging.DEBUG
+    if isinstance(outcome, Lost):
+        return logging.ERROR
     return logging.ERROR if isinstance(outcome, Failed) and not _is_expected(execution, outcome) else logging.INFO
 
 
@@ -54,9 +68,9 @@ def _is_expected(execution: Execution, failed: Failed) -> bool:
 
 def _words(execution: Execution, outcome: Outcome) -> tuple[str, str]:
     """Return the verb, and what follows the seconds."""
+    if type(outcome) in _BARE:
+        return _BARE[type(outcome)], ""
     match outcome:
-        case Succeeded():
-            return "succeeded", ""
         case Failed(exc=exc, traceback=traceback, dead=dead):
             if dead:
                 return "was dead-lettered", f": {type(exc).__name__}: {shown(text_of(exc), _LONGEST_REASON)}"
@@ -68,12 +82,10 @@ def _words(execution: Execution, outcome: Outcome) -> tuple[str, str]:
             if retry.exc is None:
                 return "is retried", f": {text_of(retry)}"
             return "is retried", f": {type(retry.exc).__name__}: {text_of(retry.exc)}; {text_of(retry)}"
-        case Ignored():
-            return "was ignored", ""
         case Rejected(reject=reject):
             gave_back = execution.acks_late and reject.requeue
             return "gave its message back" if gave_back else "was rejected", f": {text_of(reject.reason)}"
-        case Expired():
-            return "had expired", ""
-        case HandedBack():
-            return "was handed back", ""
+        case Parked(line=line):
+            return "waits for a place", f" in the line {shown(line)}"
+    assert isinstance(outcome, Lost)  # noqa: S101 - the last of the union
+    return "has lost its process", f", and is handed back: {text_of(outcome.exc)}"

@@ -7,23 +7,23 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiotask.exceptions import Ignore, Reject, Retry
 from aiotask.outcome import Failed, HandedBack, Ignored, Outcome, Rejected, Retried, Succeeded
 from aiotask.request import Request, set_current
 from aiotask.states import STARTED
 from aiotask.tasks import Task
-from aiotask.wire.errors import format_traceback
 from aiotask.worker.chain import Chain
-from aiotask.worker.decisions import after_failure, ignores_result
+from aiotask.worker.decisions import after_failure, after_loss, ignores_result
 from aiotask.worker.execution import Execution
 from aiotask.worker.executors import ThreadPool, raised_by_body
+from aiotask.worker.tracebacks import retry_traceback, users_traceback
+
+if TYPE_CHECKING:
+    from aiotask.worker.offloading import Offloading
 
 logger = logging.getLogger("aiotask.worker")
-
-_OWN_FRAMES = os.path.dirname(__file__) + os.sep
 
 
 class Runner:
@@ -39,6 +39,7 @@ class Runner:
         failed: Callable[[BaseException], None],
         on_wait: Callable[[bool], None] | None = None,
         *,
+        concurrency: int = 1,
         eager: bool = False,
     ) -> None:
         """Wire the stage.
@@ -51,6 +52,7 @@ class Runner:
             update: Takes a state that a body reports, on the loop.
             failed: Told of an error that is not the body's.
             on_wait: Told, on the loop, True when an execution begins to wait for another task, False when it goes on.
+            concurrency: Most executions at once in other processes; there are no more processes than processors.
             eager: True when it runs for a caller, with no worker around it.
         """
         self._hostname = hostname
@@ -61,6 +63,8 @@ class Runner:
         self._update = update
         self._failed = failed
         self._waits = on_wait
+        self._concurrency = concurrency
+        self._offloading: Offloading | None = None
         self._eager = eager
         self._loop = asyncio.get_running_loop()
         self._started_meta = {"pid": os.getpid(), "hostname": hostname}
@@ -84,6 +88,11 @@ class Runner:
         for execution in list(self.running):
             logger.warning("%s ignores its cancellation; it is left behind", execution)
             self._end(execution, HandedBack())
+
+    async def close(self) -> None:
+        """End the processes that bodies ran in, where there are any."""
+        if self._offloading is not None:
+            await self._offloading.close()
 
     async def _run(self, execution: Execution) -> None:
         task = execution.task
@@ -115,9 +124,9 @@ class Runner:
                 elif task.is_async:
                     value = await task.run(*args, **kwargs)
                 else:
-                    value = await self._run_plain(task, args, kwargs)
+                    value = await self._run_plain(task, request, hooked=chain.watched)
                 retry = request.pending_retry
-                outcome = Succeeded(value) if retry is None else Retried(retry, _retry_traceback(retry))
+                outcome = Succeeded(value) if retry is None else Retried(retry, _traceback(execution, retry))
             except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
                 outcome = self._outcome_of(execution, raised_by_body(exc))
             if chain.watched:
@@ -130,7 +139,7 @@ class Runner:
         async def body(request: Request) -> Any:
             if task.is_async:
                 return await task.run(*request.args, **request.kwargs)
-            return await self._run_plain(task, request.args, request.kwargs)
+            return await self._run_plain(task, request, hooked=True)
 
         chain = self._chains[id(task)] = Chain(task, self._execute_hooks, body, self._threads.call)
         return chain
@@ -143,26 +152,38 @@ class Runner:
             return HandedBack() if execution.handing_back and isinstance(exc, asyncio.CancelledError) else outcome
         return outcome
 
-    async def _run_plain(self, task: Task, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    async def _run_plain(self, task: Task, request: Request, *, hooked: bool) -> Any:
+        """Run a plain function; `hooked` tells that something may have changed the arguments in the request."""
         if task.offload == "loop":
-            value = task.run(*args, **kwargs)
+            value = task.run(*request.args, **request.kwargs)
+        elif task.offload == "process":
+            return await self._offload(task).run(task, request, own_arguments=hooked or self._eager)
         else:
-            value = await self._threads.call(task.run, args, kwargs)
+            value = await self._threads.call(task.run, request.args, request.kwargs)
         # A plain wrapper around a coroutine function returns a coroutine, which is no result.
         return await value if inspect.iscoroutine(value) else value
+
+    def _offload(self, task: Task) -> "Offloading":
+        if self._offloading is None:
+            from aiotask.worker.offloading import Offloading  # noqa: PLC0415 - who has no such task pays nothing
+
+            self._offloading = Offloading(task.app, self._concurrency, self._hostname)
+        return self._offloading
 
     def _outcome_of(self, execution: Execution, exc: BaseException) -> Outcome:
         if execution.handing_back:
             return HandedBack()
+        if execution.lost is exc:
+            return Failed(exc) if self._eager else after_loss(execution, execution.lost)
         if isinstance(exc, Retry):
-            return Retried(exc, _retry_traceback(exc))
+            return Retried(exc, _traceback(execution, exc))
         if isinstance(exc, Ignore):
             return Ignored()
         if isinstance(exc, Reject):
             return Rejected(exc)
         if execution.request is None or execution.request.args is None:
             return Failed(exc)  # the arguments don't fit: the body has no part in it, and no traceback
-        return after_failure(execution, Failed(exc, _users_traceback(exc)), random.uniform)
+        return after_failure(execution, Failed(exc, _traceback(execution, exc)), random.uniform)
 
     def _end(self, execution: Execution, outcome: Outcome) -> None:
         if self.running.pop(execution, None) is not None:
@@ -204,19 +225,9 @@ class Runner:
             self._loop.call_soon_threadsafe(call, *args)
 
 
-def _retry_traceback(retry: Retry) -> str | None:
-    return _users_traceback(retry.exc) if isinstance(retry.exc, BaseException) else None
-
-
-def _users_traceback(exc: BaseException) -> str:
-    # Not by assignment, which a frozen dataclass refuses.
-    BaseException.with_traceback(exc, _users_frames(exc.__traceback__))
-    return format_traceback(exc)
-
-
-def _users_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Drop the frames that lead from the worker to the body: a reader looks for the body's."""
-    rest = trace
-    while rest is not None and rest.tb_frame.f_code.co_filename.startswith(_OWN_FRAMES):
-        rest = rest.tb_next
-    return rest or trace
+def _traceback(execution: Execution, exc: BaseException) -> str | None:
+    """Return the traceback of what a body has raised, in whatever process; of a retry's reason, when it is one."""
+    raised = execution.raised
+    if raised is not None and raised[0] is exc:
+        return raised[1]
+    return retry_traceback(exc) if isinstance(exc, Retry) else users_traceback(exc)

@@ -10,16 +10,18 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from aiotask.exceptions import AioTaskError
+from aiotask.exceptions import AioTaskError, BrokerError
 from aiotask.message import Delivery
 from aiotask.middleware import hooks
 from aiotask.outcome import HandedBack, Outcome
+from aiotask.protocols import Subscription
+from aiotask.showing import shown
 from aiotask.worker.admission import Admission
 from aiotask.worker.execution import Execution
 from aiotask.worker.executors import ThreadPool
 from aiotask.worker.fetcher import Fetcher
 from aiotask.worker.leases import Leases
-from aiotask.worker.reporting import shown
+from aiotask.worker.lines import Lines
 from aiotask.worker.runner import Runner
 from aiotask.worker.runtime import Runtime
 from aiotask.worker.settler import Settler
@@ -32,6 +34,8 @@ _CANCEL_GRACE_S = 0.5
 """How long a cancelled body may take to end, so that a second signal ends the worker within a second."""
 _WRITE_GRACE_S = 5.0
 """How long a worker that was stopped at once keeps trying to write its last outcomes."""
+_LEAVE_GRACE_S = 0.5
+"""How long each further step may take when that was not enough: what does not answer now will not answer soon."""
 
 
 class Worker:
@@ -53,6 +57,9 @@ class Worker:
         self._host_cancelled = False
         self._closing = False
         self._failure: BaseException | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._not_stored = 0
+        self._patience_s: float | None = None
         self.on_stall: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
@@ -65,8 +72,8 @@ class Worker:
 
     @property
     def left_behind(self) -> int:
-        """How many executions were ended to be run by another worker."""
-        return self._settler.handed_back
+        """How many executions were ended to be run by another worker, or have an outcome that could not be stored."""
+        return max(self._settler.handed_back, self._not_stored)
 
     async def __aenter__(self) -> Self:
         if self._host is not None:
@@ -84,8 +91,9 @@ class Worker:
     ) -> None:
         self._stopping.set()
         self._closing = True
-        if self._host_cancelled and self._host is not None:
-            self._host.uncancel()
+        here = asyncio.current_task()
+        if self._host_cancelled and here is not None and here is self._host:
+            here.uncancel()
         await self._shut_down()
         if self._failure is not None and (exc is None or self._host_cancelled):
             raise self._failure
@@ -117,7 +125,7 @@ class Worker:
             lease=conf.worker_lease,
             max_losses=conf.task_max_deliveries,
         )
-        self._stack.push_async_callback(subscription.close)
+        self._stack.push_async_callback(self._unsubscribe, subscription)
         self._room = Slots(runtime.concurrency * conf.worker_prefetch_multiplier)
         self._leases = Leases(
             subscription.lease_keeper(),
@@ -128,11 +136,10 @@ class Worker:
             stalled=self._on_stalled,
         )
         self._settler = Settler(
+            app,
             subscription,
-            app.backend,
-            result_expires=conf.result_expires,
             limit=runtime.concurrency,
-            settled=self._leases.drop,
+            settled=self._on_settled,
             failed=self._fail,
         )
         threads = ThreadPool(runtime.threads)
@@ -145,21 +152,26 @@ class Worker:
             self._settler.update,
             self._fail,
             self._on_wait,
+            concurrency=runtime.concurrency,
         )
+        self._stack.push_async_callback(self._runner.close)
+        self._lines = Lines(app.tasks, subscription, self._on_unparked)
         self._admission = Admission(
             app,
             subscription,
             Slots(runtime.concurrency),
+            self._lines,
             self._runner.start,
             self._on_refused,
             self._on_gone,
             runtime.max_tasks,
         )
         self._fetcher = Fetcher(
-            subscription, self._room, self._on_received, self._settler.behind, self._settler.all_written
+            subscription, self._room, self._on_received, self._settler.behind, self._nothing_is_under_way
         )
         self._leases.start()
         self._supervise(self._fetch())
+        self._supervise(self._lines.run())
         self._supervise(self._admission.run())
         logger.info(
             "Worker %s is ready: queues %s, concurrency %d",
@@ -174,9 +186,17 @@ class Worker:
 
     # What the stages tell each other
 
+    def _nothing_is_under_way(self) -> bool:
+        return self._settler.all_written() and self._lines.are_empty()
+
     def _on_received(self, deliveries: list[Delivery]) -> None:
         self._leases.hold(deliveries)
         self._admission.offer(deliveries)
+
+    def _on_unparked(self, deliveries: list[Delivery]) -> None:
+        # Room or not: there is a place for each, and what else is received waits for room.
+        self._room.take(len(deliveries))
+        self._on_received(deliveries)
 
     def _on_run(self, execution: Execution, outcome: Outcome) -> None:
         self._admission.left(execution)
@@ -186,11 +206,17 @@ class Worker:
 
     def _on_refused(self, execution: Execution, outcome: Outcome) -> None:
         self._settler.conclude(execution, outcome)
+        self._lines.leave(execution)
         self._room.give()
 
     def _on_gone(self, execution: Execution) -> None:
         self._leases.drop(execution.delivery)
+        self._lines.leave(execution)
         self._room.give()
+
+    def _on_settled(self, delivery: Delivery) -> None:
+        self._leases.drop(delivery)
+        self._lines.settled(delivery)
 
     def _on_wait(self, begins: bool) -> None:
         """Lend the slot of an execution that waits for another task: that one may need it."""
@@ -208,7 +234,7 @@ class Worker:
     def _describe(self, asyncio_task: "asyncio.Task[Any] | None") -> str:
         execution = self._runner.find(asyncio_task)
         if execution is not None:
-            return f"task {execution.name}[{shown(execution.delivery.id)}]"
+            return f"task {shown(execution.shadow)}[{shown(execution.delivery.id)}]"
         return "no task of ours" if asyncio_task is None else f"{asyncio_task.get_name()} (no task of ours)"
 
     def _on_stalled(self, seconds: float) -> None:
@@ -237,32 +263,45 @@ class Worker:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Make a failure surface in the scope that runs the worker, as a task group would."""
+        """Make a failure surface in the scope that runs the worker, as a task group would.
+
+        That is in the asyncio task that has entered it: whether that one is inside still can't be known. When it has
+        ended, what the worker holds is handed back now, and the failure is raised where the scope is left.
+        """
         if self._failure is not None:
             return
         self._failure = error
         self._stopping.set()
         self._stop_now.set()
-        if not self._closing and self._host is not None and not self._host.done():
+        if self._closing:
+            return
+        if self._host is not None and not self._host.done():
             self._host_cancelled = True
             self._host.cancel()
+        else:
+            logger.critical("Worker %s has failed, and stops: %r", self.hostname, error)
+            self._ending = self._loop.create_task(self._end())
 
     async def _shut_down(self) -> None:
         async with self._stack:
-            try:
-                await self._stop_taking()
-                await self._let_finish()
-            except asyncio.CancelledError:
-                # The scope is cancelled while it waits for what runs: as a second signal.
-                self._stop_now.set()
-                await self._end_what_runs()
-                raise
+            await (self._ending or self._end())
+
+    async def _end(self) -> None:
+        try:
+            await self._stop_taking()
+            await self._let_finish()
+        except asyncio.CancelledError:
+            # The scope is cancelled while it waits for what runs: as a second signal.
+            self._stop_now.set()
             await self._end_what_runs()
+            raise
+        await self._end_what_runs()
 
     async def _stop_taking(self) -> None:
         self._admission.close()
         # A `receive` that is cut off gives back what it had taken; a `begin` under way is let finish, if there is time.
-        self._stages[0].cancel()
+        for taking in self._stages[:2]:
+            taking.cancel()
         await self._until_ended(self._stages, self._runtime.shutdown_timeout)
         for stage in self._stages:
             stage.cancel()
@@ -294,6 +333,19 @@ class Worker:
             async with asyncio.timeout(_WRITE_GRACE_S):
                 await self._settler.drain()
         except TimeoutError:
-            logger.error("Stopped with outcomes that could not be stored; their messages are left to their leases")
-        await self._leases.stop()
+            self._not_stored, self._patience_s = self._settler.give_up(), _LEAVE_GRACE_S
+            logger.error(
+                "Stopped with %d outcomes that could not be stored; their messages are left to their leases",
+                self._not_stored,
+            )
+        await self._leases.stop(self._patience_s)
         logger.info("Worker %s has stopped", self.hostname)
+
+    async def _unsubscribe(self, subscription: Subscription) -> None:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await subscription.close()
+        except (BrokerError, TimeoutError) as error:
+            logger.error(
+                "Could not hand back what was reserved; it is left to its leases: %s", str(error) or "no answer"
+            )

@@ -1,6 +1,17 @@
 """Memory adapters that are broken in one thing each: every clause of the contracts is seen to fail against one."""
 
-from . import admins, backends, brokers, finishes, leases, settlements, watches
+from . import admins, backends, brokers, finishes, leases, parkings, settlements, watches
 from .registry import DOUBLES, Double
 
-__all__ = ["DOUBLES", "Double", "admins", "backends", "brokers", "finishes", "leases", "settlements", "watches"]
+__all__ = [
+    "DOUBLES",
+    "Double",
+    "admins",
+    "backends",
+    "brokers",
+    "finishes",
+    "leases",
+    "parkings",
+    "settlements",
+    "watches",
+]

@@ -1,12 +1,13 @@
 """Doubles for `admin_contract`."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
-from aiotask.brokers.memory import MemoryBroker
-from aiotask.connections.memory import MessageStore
+from aiotask.brokers.memory import MemoryBroker, MemoryLeaseKeeper, MemorySubscription
+from aiotask.connections.memory import Consumer, MemoryQueue, MessageStore
 from aiotask.message import DeadLetter, Delivery, Envelope, QueueDepth, Settlement
+from aiotask.protocols import Renewal
 from aiotask.testing import admin_contract as c
 
 from .registry import breaks
@@ -22,6 +23,20 @@ class NamesEmptyQueues(MemoryBroker):
 class NamesQueuesUnsorted(MemoryBroker):
     async def queues(self) -> list[str]:
         return (await super().queues())[::-1]
+
+
+@breaks(c.queues_are_named_when_they_hold_anything)
+class KnowsNoParkedQueue(MemoryBroker):
+    async def queues(self) -> list[str]:
+        names = await super().queues()
+        return [name for name in names if not self._messages.queue(name).parked]
+
+
+@breaks(c.depths_are_counted_when_a_queue_holds_of_each)
+class CountsParkedAsReady(MemoryBroker):
+    async def depths(self, queues: Sequence[str]) -> list[QueueDepth]:
+        depths = await super().depths(queues)
+        return [msgspec.structs.replace(depth, ready=depth.ready + depth.parked, parked=0) for depth in depths]
 
 
 @breaks(c.depths_are_counted_when_a_queue_holds_of_each)
@@ -41,11 +56,96 @@ class SparesTheDelayed(MemoryBroker):
 
 
 @breaks(c.waiting_messages_are_dropped_when_a_queue_is_purged)
+class SparesTheParked(MemoryBroker):
+    async def purge(self, queues: Sequence[str]) -> int:
+        parked = {name: dict(self._messages.queue(name).parked) for name in queues}
+        dropped = await super().purge(queues)
+        for name, lines in parked.items():
+            self._messages.queue(name).parked.update(lines)
+        return dropped
+
+
+@breaks(c.waiting_messages_are_dropped_when_a_queue_is_purged)
 class PurgesEveryQueue(MemoryBroker):
     async def purge(self, queues: Sequence[str]) -> int:
         dropped = await super().purge(queues)
         await super().purge(list(self._messages.queues))
         return dropped
+
+
+@breaks(c.consumers_are_counted_when_they_subscribe)
+class CountsItsOwnConsumers(MemoryBroker):
+    async def consumers(self, queues: Sequence[str]) -> list[int]:
+        own = [queue.name for subscription in self._subscriptions for queue in subscription._queues]
+        return [own.count(name) for name in queues]
+
+
+@breaks(c.consumers_are_counted_when_they_subscribe)
+class TellsWhetherThereAreConsumers(MemoryBroker):
+    async def consumers(self, queues: Sequence[str]) -> list[int]:
+        return [min(number, 1) for number in await super().consumers(queues)]
+
+
+@breaks(c.consumer_counts_for_its_new_queues_when_others_are_set)
+class CountsForItsFirstQueues(MemorySubscription):
+    async def set_queues(self, queues: Sequence[str]) -> None:
+        self._queues = self._named(queues)
+
+
+@breaks(c.consumer_counts_no_more_when_it_is_closed)
+class LeavesItsTrace(MemorySubscription):
+    async def close(self) -> None:
+        await super().close()
+        self._announced([queue.name for queue in self._queues])
+
+    def _announced(self, queues: Sequence[str]) -> list[MemoryQueue]:
+        closed, self._closed = self._closed, False
+        named = super()._announced(queues)
+        self._closed = closed
+        return named
+
+
+class Fades(MemorySubscription):
+    """Counts for a lease from when it was last heard of."""
+
+    def _announced(self, queues: Sequence[str]) -> list[MemoryQueue]:
+        named = super()._announced(queues)
+        self.show_itself()
+        self._messages.consumers[self._holding] = Consumer(self, named)  # type: ignore[arg-type]
+        return named
+
+    def show_itself(self) -> None:
+        self._shown_at = self._link.clock()
+
+    def is_closed(self) -> bool:
+        return self._link.clock() >= self._shown_at + self._holding.lease_s
+
+    def lease_keeper(self) -> MemoryLeaseKeeper:
+        subscription = self
+
+        class Keeper(MemoryLeaseKeeper):
+            def renew(self, receipts: Sequence[Hashable]) -> Renewal:
+                subscription.renewed()
+                return super().renew(receipts)
+
+        return Keeper(self._link, self._holding)
+
+    def renewed(self) -> None:
+        self.show_itself()
+
+
+@breaks(c.consumer_still_counts_when_it_waits_for_longer_than_a_lease)
+class FadesWhileItWaits(Fades):
+    pass
+
+
+@breaks(c.consumer_still_counts_when_it_only_renews)
+class FadesWhileItRenews(Fades):
+    def renewed(self) -> None:
+        pass
+
+    def is_closed(self) -> bool:
+        return super().is_closed() and not self._waiters
 
 
 @breaks(c.other_messages_stay_when_a_queue_is_purged)
@@ -95,16 +195,16 @@ class ReturnsEveryLetter(MemoryBroker):
 
 @breaks(c.letters_are_found_when_their_ids_are_given)
 class TakesLettersAway(MemoryBroker):
-    async def take_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
-        letters = await super().take_dead(ids)
+    async def find_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
+        letters = await super().find_dead(ids)
         self._drop_dead(letters)
         return letters
 
 
 @breaks(c.letters_are_found_when_their_ids_are_given)
 class FindsOneLetterForAnId(MemoryBroker):
-    async def take_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
-        return list({letter.id: letter for letter in await super().take_dead(ids)}.values())
+    async def find_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
+        return list({letter.id: letter for letter in await super().find_dead(ids)}.values())
 
 
 @breaks(c.message_comes_again_when_its_letter_is_replayed)
@@ -144,7 +244,7 @@ class ReplaysStumps(MemoryBroker):
 class DropsStumps(MemoryBroker):
     async def replay_dead(self, ids: Sequence[str]) -> list[str]:
         put_back = await super().replay_dead(ids)
-        self._drop_dead(await self.take_dead(ids))
+        self._drop_dead(await self.find_dead(ids))
         return put_back
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from aiotask.connections.memory import MemoryLink, Row, RowStore
 from aiotask.exceptions import BackendError, EncodeError
-from aiotask.outcome import TaskMeta
+from aiotask.outcome import Packed, TaskMeta
 from aiotask.results.memory import MemoryBackend
 from aiotask.states import ABORTED
 from aiotask.testing import backend_contract as c
@@ -54,6 +54,14 @@ class KeepsRowsToItself(MemoryBackend):
 class LosesAField(MemoryBackend):
     def encode(self, meta: TaskMeta, expires: float | None) -> Row:
         return super().encode(msgspec.structs.replace(meta, group_id=None), expires)
+
+
+@breaks(c.packed_result_stays_packed_when_a_row_is_fetched)
+class KnowsNoPackedResults(MemoryBackend):
+    def encode(self, meta: TaskMeta, expires: float | None) -> Row:
+        if isinstance(meta.result, Packed):
+            meta = msgspec.structs.replace(meta, result=msgspec.to_builtins(meta.result))
+        return super().encode(meta, expires)
 
 
 @breaks(c.rows_come_in_order_when_several_are_fetched)

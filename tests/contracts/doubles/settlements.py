@@ -49,6 +49,20 @@ class CountsAReleaseAsALoss(MessageStore):
         super().give_back_later(delivery, delay_s)
 
 
+@breaks(c.loss_is_counted_when_a_message_is_released_as_lost)
+class CountsNoLossOfARelease(MemorySubscription):
+    def _carry_out(self, own: Delivery, settlement: Settlement, ahead: list[Delivery]) -> None:
+        settlement.lost = False
+        super()._carry_out(own, settlement, ahead)
+
+
+@breaks(c.loss_is_counted_when_a_message_is_released_as_lost)
+class CountsALossOnce(MemorySubscription):
+    def _carry_out(self, own: Delivery, settlement: Settlement, ahead: list[Delivery]) -> None:
+        settlement.lost = settlement.lost and own.losses < 2
+        super()._carry_out(own, settlement, ahead)
+
+
 @breaks(c.message_is_unchanged_when_it_is_released)
 class ForgetsTheTime(MessageStore):
     def give_back(self, deliveries: Sequence[Delivery]) -> None:

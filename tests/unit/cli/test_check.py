@@ -1,10 +1,8 @@
-import sys
-
 import pytest
 from click.testing import CliRunner
 
 from aiotask import AioTask, BrokerConnectionError
-from aiotask.cli import check
+from aiotask.cli import check, session
 
 
 def test_check_tells_an_error_on_one_line_without_passwords_when_the_broker_refuses(
@@ -15,8 +13,7 @@ def test_check_tells_an_error_on_one_line_without_passwords_when_the_broker_refu
             "redis://me:hidden@host/0 refuses\nTried broker_url redis://me:hidden@host/0 (...)."
         )
 
-    monkeypatch.setattr(sys, "path", list(sys.path))  # the command puts a folder there
-    monkeypatch.setattr(check, "default_app", lambda: AioTask("x", broker="memory://"))
+    monkeypatch.setattr(session, "default_app", lambda _app_dir: AioTask("x", broker="memory://"))
     monkeypatch.setattr(check, "check_connections", refuse)
 
     ended = CliRunner().invoke(check.check, standalone_mode=False)

@@ -6,7 +6,11 @@ import pytest
 from aiotask import AioTask
 from aiotask.cli import dead as module
 from aiotask.cli.dead import _document, _replay_all
+from aiotask.connections.memory import MemoryLink
 from aiotask.message import DeadLetter, TaskMessage
+from aiotask.outcome import TaskMeta
+from aiotask.results.memory import MemoryBackend
+from aiotask.wire.payload import put_call
 from aiotask.wire.serialization import JSON
 
 
@@ -119,3 +123,54 @@ def test_document_says_why_when_the_payload_is_no_pair_of_arguments(app: AioTask
 
     assert document["task"] == "add"
     assert "unreadable" in document
+
+
+def document_of(app: AioTask, message: TaskMessage) -> dict[str, Any]:
+    body = app.codec.encode(message)
+    return _document(app, letter(1, body=body, body_bytes=len(body), content_type=app.codec.content_type))
+
+
+def test_document_shows_what_the_caller_gave_in_place_of_the_arguments(app: AioTask) -> None:
+    message = TaskMessage("add", "the-id", JSON.encode_call((1,), {"password": "secret"}), kwargsrepr="{...}")
+
+    assert [document_of(app, message)[name] for name in ("args", "kwargs")] == [[1], "{...}"]
+
+    message.argsrepr, message.payload = "(...)", b"unreadable"
+
+    assert [document_of(app, message)[name] for name in ("args", "kwargs")] == ["(...)", "{...}"]
+
+
+def test_document_has_arguments_that_were_compressed(app: AioTask) -> None:
+    message = TaskMessage("add", "the-id", b"")
+    put_call(message, (1,), {}, "json", "gzip", 1000)
+
+    assert document_of(app, message)["args"] == [1]
+
+
+def test_document_has_no_pickled_arguments_when_pickle_is_not_accepted(app: AioTask) -> None:
+    message = TaskMessage("add", "the-id", b"")
+    put_call(message, (1,), {}, "pickle", None, 1000)
+
+    assert "accept_content allows json" in document_of(app, message)["unreadable"]
+
+    app.conf.accept_content = ["pickle"]
+
+    assert document_of(app, message)["args"] == [1]
+
+
+async def test_replay_resets_each_result_where_its_task_keeps_it(app: AioTask) -> None:
+    own = MemoryBackend(MemoryLink())
+    app.task(name="apart", backend=own)(print)
+    letters = []
+    for number, name in enumerate(("apart", "usual")):
+        body = app.codec.encode(TaskMessage(name, f"id-{number}", b"[[],{}]"))
+        letters.append(letter(number, body=body, body_bytes=len(body), content_type=app.codec.content_type))
+    async with app:
+        for backend in (own, app.backend):
+            done = [TaskMeta(id=f"id-{number}", state="FAILURE") for number in range(2)]
+            await backend.store([backend.encode(meta, None) for meta in done])
+
+        await _replay_all(app, Admin(letters), None)  # type: ignore[arg-type]
+
+        assert [meta is None for meta in await own.fetch(["id-0", "id-1"])] == [True, False]
+        assert [meta is None for meta in await app.backend.fetch(["id-0", "id-1"])] == [False, True]

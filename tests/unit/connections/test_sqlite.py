@@ -1,6 +1,7 @@
 """The link to a SQLite file: its place, its opening and closing, group commit, and what waits on it."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -19,6 +20,7 @@ from aiotask.connections.sqlite.database import FileRefused, file_system
 from aiotask.connections.sqlite.rows import Row, fetch_rows, gather, pack, store_rows, sweep_rows
 from aiotask.connections.sqlite.storage import LinkClosed
 from aiotask.exceptions import BackendConnectionError, BrokerConnectionError
+from aiotask.message import Settlement
 from aiotask.results.sqlite import SqliteBackend
 
 
@@ -191,6 +193,48 @@ async def test_open_says_why_when_the_tables_are_newer(path: Path) -> None:
     assert "version 99" in await refusal(path)
 
 
+@pytest.fixture
+def old_path(path: Path) -> Path:
+    """A file of version 1, with a message that waits and one that is leased."""
+    with sqlite3.connect(path) as old:
+        old.executescript((Path(__file__).parent / "schema_1.sql").read_text(encoding="utf-8"))
+        for seq in (1, 2):
+            old.execute(
+                "INSERT INTO aiotask_messages VALUES (?, ?, 'q', 5, 1.0, NULL, 'x', x'00')", (seq, f"old {seq}")
+            )
+        old.execute("INSERT INTO aiotask_waiting VALUES ('q', 5, 1.0, 1, 0, 0)")
+        old.execute("INSERT INTO aiotask_leases VALUES (7, 2, 'gone', 2.0, 0, 1, 0)")
+    old.close()
+    return path
+
+
+async def test_file_of_the_first_version_goes_on_working_when_it_is_opened(old_path: Path) -> None:
+    broker = SqliteBroker(SqliteLink(old_path))
+    await broker.open()
+    consumer = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
+    taken = await consumer.receive(2, 5)
+    assert [delivery.id for delivery in taken] == ["old 2", "old 1"]
+    await consumer.settle([Settlement(delivery, "park", line="a") for delivery in taken])
+    assert await broker.consumers(["q"]) == [1]
+    await broker.close()
+    await broker.open()  # it is of this version now
+    consumer = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
+    assert [delivery.id for delivery in await consumer.unpark({"a": 2})] == ["old 2", "old 1"]
+    await broker.close()
+
+
+async def test_file_of_the_first_version_is_brought_up_once_when_several_open_it(old_path: Path) -> None:
+    links = [SqliteLink(old_path) for _ in range(4)]
+    await asyncio.gather(*(link.open() for link in links))
+    versions = [
+        await link.run(lambda c: c.execute("SELECT version FROM aiotask_schema").fetchall(), writes=False)
+        for link in links
+    ]
+    assert versions == [[(database.SCHEMA_VERSION,)]] * 4
+    for link in links:
+        await link.close()
+
+
 def test_file_system_is_that_of_the_innermost_mount(tmp_path: Path) -> None:
     share = tmp_path / "the share"
     inner = share / "inner"
@@ -270,6 +314,22 @@ async def test_what_was_submitted_is_done_when_the_link_closes(path: Path) -> No
     stored = link.run(put("a"))
     await link.close()
     assert await stored == "a"
+
+
+async def test_link_closes_though_another_process_keeps_the_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 3600.0)
+    monkeypatch.setattr(storage, "CLOSE_S", 0.1)
+    link = SqliteLink(path)
+    await link.open()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as locking:
+        locking.execute("BEGIN EXCLUSIVE")
+        waiting, queued = link.run(put("a")), link.run(put("b"))
+        async with asyncio.timeout(20):
+            await link.close()
+        for future in (waiting, queued):
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                await future
+        locking.execute("ROLLBACK")
 
 
 def test_link_works_on_a_new_loop_when_the_old_one_left_it_open(path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from aiotask.exceptions import ImproperlyConfigured
 from aiotask.message import DEFAULT_PRIORITY, PRIORITIES
+from aiotask.routing import ROUTE_OPTIONS, Queue
 from aiotask.settings import DEFAULT_BROKER_URL, NOT_YET, Settings
 
 AVAILABLE: dict[str, Any] = {
@@ -17,20 +18,30 @@ AVAILABLE: dict[str, Any] = {
     "timezone": "UTC",
     "enable_utc": True,
     "task_default_queue": "default",
+    "task_default_exchange": None,
+    "task_default_exchange_type": "direct",
+    "task_default_routing_key": None,
     "task_default_priority": DEFAULT_PRIORITY,
+    "task_queues": None,
+    "task_routes": None,
     "task_create_missing_queues": True,
     "task_protocol": "aiotask",
     "task_acks_late": False,
     "task_acks_on_failure_or_timeout": True,
+    "task_reject_on_worker_lost": False,
     "task_ignore_result": False,
     "task_store_errors_even_if_ignored": False,
     "task_track_started": False,
     "task_serializer": "json",
+    "task_compression": None,
     "task_always_eager": False,
     "task_eager_propagates": False,
+    "task_annotations": None,
     "task_max_deliveries": 4,
     "accept_content": ["json"],
+    "result_accept_content": None,
     "result_serializer": "json",
+    "result_compression": None,
     "result_expires": 86400.0,
     "result_extended": False,
     "message_max_bytes": 1048576,
@@ -121,11 +132,7 @@ def test_the_priority_is_one_that_a_message_can_have() -> None:
     [
         ("timezone", "Europe/Berlin", "'UTC'"),
         ("enable_utc", False, "True"),
-        ("task_create_missing_queues", False, "True"),
         ("task_protocol", 2, "'aiotask'"),
-        ("task_serializer", "pickle", "'json'"),
-        ("result_serializer", "yaml", "'json'"),
-        ("accept_content", ["json", "pickle"], "['json']"),
     ],
 )
 def test_a_value_of_a_later_version_is_refused(name: str, value: Any, sole: str) -> None:
@@ -134,15 +141,119 @@ def test_a_value_of_a_later_version_is_refused(name: str, value: Any, sole: str)
     )
 
 
-def test_transport_options_are_sqlites() -> None:
+def test_queues_and_routes_are_kept_as_they_are_read() -> None:
+    settings = Settings(
+        task_queues=["default", {"name": "feeds", "routing_key": "feed.#"}],
+        task_routes=[("feed.*", {"queue": "feeds"}), {"mail.send": "mail"}],
+    )
+    assert settings.task_queues == [Queue("default"), Queue("feeds", routing_key="feed.#")]
+    assert settings.task_routes == [["feed.*", {"queue": "feeds"}], {"mail.send": "mail"}]
+    settings.task_queues += ["mail"]  # type: ignore[list-item]
+    assert [queue.name for queue in settings.task_queues] == ["default", "feeds", "mail"]
+    for change in (lambda: settings.task_queues.append("x"), lambda: settings.task_routes[1].update(a="b")):
+        with pytest.raises(TypeError, match="in place"):
+            change()
+
+
+def test_router_follows_the_settings_whenever_they_are_changed() -> None:
+    settings = Settings()
+    assert settings.router.plain
+    settings.task_routes = {"t": "feeds"}
+    assert settings.router.route("t", (), {}, {}, None) == {"queue": "feeds"}
+    settings.task_queues = ["a", "b"]
+    assert settings.router.consumed == ("a", "b")
+    refusal(task_routes=5)
+    settings.update(task_routes=None, task_queues=None, task_default_queue="q")
+    assert settings.router.plain
+    assert settings.router.consumed == ("q",)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"task_routes": 5},
+            (
+                "setting 'task_routes' must be a mapping of task names to routes, a list of pairs, or a "
+                "function, or a list of those, not 5 (origin: argument)."
+            ),
+        ),
+        (
+            {"task_routes": {"t": {"que": "x"}}},
+            (
+                f"setting 'task_routes' routes 't' with the unknown option 'que'; a route "
+                f"takes {', '.join(ROUTE_OPTIONS)} (origin: argument). Did you mean 'queue'?"
+            ),
+        ),
+        (
+            {"task_queues": "mail"},
+            (
+                "setting 'task_queues' must be a list of queues, or a mapping of their names to their "
+                "keys, not 'mail' (origin: argument)."
+            ),
+        ),
+        (
+            {"task_queues": [{"name": "a", "exchang": "x"}]},
+            (
+                "setting 'task_queues' declares the queue 'a' with the unknown "
+                "key 'exchang'; a queue takes name, exchange, routing_key, exchange_type (origin: argument). "
+                "Did you mean 'exchange'?"
+            ),
+        ),
+        (
+            {"task_default_exchange_type": "headers"},
+            (
+                "setting 'task_default_exchange_type' must be 'direct' or 'topic' or "
+                "'fanout', not 'headers' (origin: argument)."
+            ),
+        ),
+        (
+            {"task_default_exchange": ""},
+            (
+                "setting 'task_default_exchange' must be a text of 1 to 255 printable characters, "
+                "or None, not '' (origin: argument)."
+            ),
+        ),
+        (
+            {"task_default_routing_key": 5},
+            (
+                "setting 'task_default_routing_key' must be a text of 1 to 255 printable "
+                "characters, or None, not 5 (origin: argument)."
+            ),
+        ),
+        (
+            {"task_create_missing_queues": "no"},
+            (
+                "setting 'task_create_missing_queues' must be True or False (in the "
+                "environment also 1, yes, on, 0, no, off), not 'no' (origin: argument)."
+            ),
+        ),
+        (
+            {"task_create_missing_queues": False, "task_queues": ["defualt"]},
+            (
+                "setting 'task_default_queue' (origin: "
+                "default) must be one of 'task_queues' (origin: argument). There is no queue 'default', and "
+                "task_create_missing_queues is False; task_queues declares these: 'defualt'. Did you mean 'defualt'? "
+                "Change both "
+                "at once: app.conf.update(task_default_queue=..., task_queues=[...])"
+            ),
+        ),
+    ],
+)
+def test_routing_settings_say_what_fits_when_they_do_not(values: dict[str, Any], said: str) -> None:
+    assert refusal(**values) == said
+
+
+def test_transport_options_are_those_of_the_brokers_that_there_are() -> None:
     assert Settings(broker_transport_options={"synchronous": "normal"}).broker_transport_options == {
         "synchronous": "NORMAL"
     }
     assert refusal(broker_transport_options={"synchronus": "FULL"}) == (
         "setting 'broker_transport_options' has no key 'synchronus' (origin: argument). Did you mean 'synchronous'?"
     )
-    assert refusal(broker_transport_options={"key_prefix": "x"}) == (
-        "setting 'broker_transport_options' has a key 'key_prefix' that is not available in aiotask 0.1 yet "
+    assert Settings(broker_transport_options={"key_prefix": "shop"}).broker_transport_options == {"key_prefix": "shop"}
+    assert refusal(broker_transport_options={"queue_type": "classic"}) == (
+        "setting 'broker_transport_options' has a key 'queue_type' that is not available in aiotask 0.1 yet "
         "(origin: argument)."
     )
 

@@ -168,6 +168,24 @@ def test_the_command_line_stays_when_the_program_assigns_later() -> None:
     assert refusal(lambda: setattr(settings, "worker_concurrency", 0)).endswith("not 0 (origin: assigned).")
 
 
+def test_watcher_sees_what_is_about_to_be_set_and_may_refuse_it() -> None:
+    settings = Example(low=1)
+    seen: list[Any] = []
+
+    def watch(coming: Example) -> None:
+        seen.append((settings.low, coming.low))
+        if coming.low == 3:
+            raise ImproperlyConfigured("not 3")
+
+    settings.watch(watch)
+    settings.low = 2
+    assert refusal(lambda: settings.update(low=3, high=9)) == "not 3"
+    assert seen == [(1, 2), (2, 3)]
+    assert (settings.low, settings.high, settings.origin("high")) == (2, 10, "default")
+    copy.copy(settings).low = 5
+    assert len(seen) == 2, "a copy is not watched"
+
+
 def test_a_setting_can_not_be_deleted() -> None:
     settings = Example(low=1)
     with pytest.raises(AttributeError) as raised:

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
+from aiotask.routing import Queue
 from aiotask.settings.kinds import (
+    ANNOTATIONS,
     ANYTHING,
     FLAG,
+    NAME,
     NAMES,
+    QUEUES,
+    ROUTES,
     SECRET,
     TEXT,
     THIS_VERSION,
@@ -53,6 +58,13 @@ OPTIONS = table({"synchronous": choice("FULL", "NORMAL")}, not_yet=frozenset({"q
         (optional(whole(1)), "none", None),
         (optional(seconds()), "None", None),
         (optional(TEXT, word=None), "none", "none"),
+        (QUEUES, ["mail"], [Queue("mail")]),
+        (QUEUES, {"mail": {"exchange": "x"}}, [Queue("mail", "x")]),
+        (ROUTES, {"t": "mail"}, {"t": "mail"}),
+        (ROUTES, (("t", "mail"),), [["t", "mail"]]),
+        (ROUTES, print, print),
+        (optional(ROUTES), "none", None),
+        (ANNOTATIONS, {"*": {"queue": "q"}}, {"*": {"queue": "q"}}),
         (ANYTHING, {"a": 1}, {"a": 1}),
     ],
 )
@@ -90,6 +102,8 @@ def test_check_returns_what_is_kept(kind: Kind[Any, Any], value: object, kept: o
         (choice("text", "json"), "xml", "must be 'text' or 'json', not 'xml'"),
         (choice("text", "json"), None, "must be 'text' or 'json', not None"),
         (TEXT, " ", "must be text that is not empty, not ' '"),
+        (NAME, "a\n", "must be a text of 1 to 255 printable characters, not 'a\\n'"),
+        (NAME, 5, "must be a text of 1 to 255 printable characters, not 5"),
         (URL, 5, "must be a URL as text, such as 'redis://localhost:6379/0', not 5"),
         (NAMES, "proj", "must be a list of text, such as ['proj.tasks', 'proj.mail'], not 'proj'"),
         (NAMES, [1], "must be a list of text, such as ['proj.tasks', 'proj.mail'], not [1]"),
@@ -138,6 +152,11 @@ def test_a_table_hints_at_its_keys_when_one_is_unknown(key: str, hint: str) -> N
         (OPTIONS, '{"synchronous": "FULL"}', {"synchronous": "FULL"}),
         (OPTIONS, "FULL", "FULL"),
         (only(FLAG, True), "on", True),
+        (QUEUES, "mail, feeds", ["mail", "feeds"]),
+        (QUEUES, '[{"name": "mail"}]', [{"name": "mail"}]),
+        (QUEUES, '{"mail": null}', {"mail": None}),
+        (optional(QUEUES), "none", "none"),
+        (ROUTES, '{"t": "mail"}', {"t": "mail"}),
     ],
 )
 def test_parse_gives_the_value_that_text_means_else_the_text(kind: Kind[Any, Any], text: str, value: object) -> None:

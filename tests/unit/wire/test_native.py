@@ -26,6 +26,10 @@ FULL = TaskMessage(
     ignore_result=False,
     origin="gen1@host",
     headers={"trace": "00-ab", "depth": [1, {"x": None}], "raw": b"\xff"},
+    compression="application/x-gzip",
+    shadow="other",
+    argsrepr="(...)",
+    kwargsrepr="{...}",
 )
 
 
@@ -37,6 +41,13 @@ def test_message_comes_back_whole(message: TaskMessage) -> None:
 def test_message_is_read_when_a_later_version_has_added_fields() -> None:
     fields = msgspec.msgpack.decode(codec.encode(FULL))
     assert codec.decode(msgspec.msgpack.encode([*fields, "new", {"newer": 1}])) == FULL
+
+
+def test_new_fields_stand_at_the_end_so_that_messages_under_way_are_read() -> None:
+    assert list(TaskMessage.__struct_fields__)[:17] == [
+        *("task", "id", "payload", "content_type", "retries", "root_id", "parent_id", "eta", "expires", "priority"),
+        *("ignore_result", "origin", "headers", "compression", "shadow", "argsrepr", "kwargsrepr"),
+    ]
 
 
 def test_message_is_read_when_an_earlier_version_knew_fewer_fields() -> None:

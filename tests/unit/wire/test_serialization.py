@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import enum
+from ast import literal_eval
 from datetime import date
 from decimal import Decimal
 from types import MappingProxyType
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotask.exceptions import ContentDisallowed, DecodeError, EncodeError
-from aiotask.wire.serialization import JSON, serializer_for
+from aiotask.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from aiotask.wire import serialization
+from aiotask.wire.serialization import JSON, find_serializer, register_serializer, serializer_for
 
 
 @dataclasses.dataclass
@@ -155,16 +157,140 @@ def test_serializer_is_found_by_content_type_when_it_is_accepted() -> None:
     assert serializer_for("application/json", ("json",)) is JSON
 
 
+def test_serializer_is_accepted_by_its_content_type_too() -> None:
+    assert serializer_for("application/json", ("application/json",)) is JSON
+
+
 @pytest.mark.parametrize(
-    ("content_type", "accept"),
-    [("application/x-python-serialize", ("json",)), ("application/json", ()), ("", ("json",)), ("json", ("json",))],
+    ("content_type", "accept", "said"),
+    [
+        (
+            "application/x-python-serialize",
+            ("json", "msgpack"),
+            (
+                "Content of type 'application/x-python-serialize' (pickle) is refused: accept_content allows "
+                "json, msgpack. Name 'pickle' there if you trust all who can write to where it came from."
+            ),
+        ),
+        (
+            "application/json",
+            (),
+            (
+                "Content of type 'application/json' (json) is refused: accept_content allows nothing. "
+                "Name 'json' there if you trust all who can write to where it came from."
+            ),
+        ),
+        (
+            "",
+            ("json",),
+            "Content of type '' is refused: accept_content allows json, and no serializer of that type is registered.",
+        ),
+        (
+            "application/x-yaml",
+            ("json", "yaml", "application/x-yaml"),
+            (
+                "Content of type 'application/x-yaml' is refused: accept_content allows json, yaml, "
+                "application/x-yaml, and no serializer of that type is registered."
+            ),
+        ),
+    ],
 )
-def test_serializer_is_refused_when_the_content_is_not_accepted(content_type: str, accept: tuple[str, ...]) -> None:
+def test_serializer_is_refused_when_the_content_is_not_accepted(
+    content_type: str, accept: tuple[str, ...], said: str
+) -> None:
     with pytest.raises(ContentDisallowed) as raised:
         serializer_for(content_type, accept)
-    assert str(raised.value) == (
-        f"Content of type {content_type!r} is refused: accept_content allows {', '.join(accept)}."
-    )
+    assert str(raised.value) == said
+
+
+def test_name_in_a_message_is_no_content_type() -> None:
+    with pytest.raises(ContentDisallowed):
+        serializer_for("json", ("json",))
+
+
+def test_refusal_names_the_setting_that_allows() -> None:
+    with pytest.raises(ContentDisallowed, match="result_accept_content allows msgpack"):
+        serializer_for("application/json", ("msgpack",), "result_accept_content")
+
+
+@pytest.mark.parametrize("name", ["json", "msgpack", "pickle"])
+def test_built_in_serializer_is_found_by_name_and_by_content_type(name: str) -> None:
+    found = find_serializer(name)
+    assert found.name == name
+    assert find_serializer(found.content_type) is found
+
+
+def test_unknown_serializer_is_refused_with_those_that_there_are_and_the_way_to_add_one() -> None:
+    with pytest.raises(ImproperlyConfigured) as raised:
+        find_serializer("jsno")
+    said = str(raised.value)
+    assert said.startswith("There is no serializer 'jsno'; there are ")
+    assert "json, msgpack, pickle" in said
+    assert "aiotask.register_serializer(name, encode, decode, content_type=...)" in said
+    assert said.endswith("Did you mean 'json'?")
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what a test registers end with it."""
+    monkeypatch.setattr(serialization, "_BY_NAME", dict(serialization._BY_NAME))
+    monkeypatch.setattr(serialization, "_BY_CONTENT_TYPE", dict(serialization._BY_CONTENT_TYPE))
+
+
+@pytest.mark.usefixtures("registry")
+def test_registered_serializer_is_found_by_name_and_by_content_type() -> None:
+    register_serializer("py", repr, literal_eval, content_type="text/x-py")
+    found = find_serializer("py")
+    assert found is find_serializer("text/x-py") is serializer_for("text/x-py", ("py",))
+    assert (found.name, found.content_type, found.content_encoding) == ("py", "text/x-py", "utf-8")
+    assert found.encode([1, "ä"]) == "[1, 'ä']".encode()
+
+
+@pytest.mark.usefixtures("registry")
+def test_registering_a_name_again_replaces_it_and_its_content_type() -> None:
+    register_serializer("py", repr, literal_eval, content_type="text/x-old")
+    register_serializer("py", ascii, literal_eval, content_type="text/x-new")
+    assert find_serializer("py").encode("ä") == rb"'\xe4'"
+    with pytest.raises(ContentDisallowed):
+        serializer_for("text/x-old", ("py",))
+
+
+@pytest.mark.usefixtures("registry")
+def test_built_in_serializer_can_be_replaced() -> None:
+    register_serializer("json", repr, literal_eval, content_type="application/json")
+    assert find_serializer("json").encode((1,)) == b"(1,)"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"name": ""}, "'' can't be the name of a serializer: it takes a short text without '/', such as 'yaml'."),
+        ({"name": 5}, "5 can't be the name of a serializer"),
+        ({"name": "a/b"}, "'a/b' can't be the name of a serializer"),
+        ({"name": "a\nb"}, "can't be the name of a serializer"),
+        ({"encode": None}, "The serializer 'py': None can't be called; encode and decode are functions."),
+        ({"decode": "repr"}, "The serializer 'py': 'repr' can't be called; encode and decode are functions."),
+        ({"content_type": "yaml"}, "content_type is 'yaml'; it takes a media type such as 'application/x-yaml'."),
+        ({"content_type": None}, "content_type is None; it takes a media type"),
+        ({"content_type": "a/b c"}, "content_type is 'a/b c'; it takes a media type"),
+        (
+            {"content_type": "application/json"},
+            "The serializer 'py': the content type 'application/json' belongs to 'json' already.",
+        ),
+        (
+            {"content_encoding": "utf8-ish"},
+            "content_encoding is 'utf8-ish'; it takes 'binary', or a character encoding",
+        ),
+        ({"content_encoding": None}, "content_encoding is None; it takes 'binary', or a character encoding"),
+    ],
+)
+@pytest.mark.usefixtures("registry")
+def test_registration_is_refused_when_an_argument_does_not_fit(given: dict[str, Any], said: str) -> None:
+    fine: dict[str, Any] = {"name": "py", "encode": repr, "decode": literal_eval, "content_type": "text/x-py"}
+    with pytest.raises(ImproperlyConfigured) as raised:
+        register_serializer(**(fine | given))
+    assert said in str(raised.value)
+    assert "py" not in serialization._BY_NAME
 
 
 def test_struct_that_nests_what_json_lacks_is_carried_by_its_annotations() -> None:

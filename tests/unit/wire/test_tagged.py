@@ -1,6 +1,7 @@
 """Celery's tags: kombu's spelling, both ways, and nothing a message says can break the reader."""
 
 import contextlib
+import dataclasses
 import enum
 import json
 from collections import OrderedDict, defaultdict
@@ -9,6 +10,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +39,38 @@ KOMBU = [
 class Pair(NamedTuple):
     left: Any
     right: Any
+
+
+@dataclasses.dataclass
+class Holder:
+    held: Any
+
+
+class Crate(msgspec.Struct):
+    held: Any
+
+
+class Labelled(msgspec.Struct, tag="crate", rename="camel", omit_defaults=True):
+    what_is_in: Any
+    more: int = 3
+    absent: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Row(msgspec.Struct, array_like=True):
+    held: Any
+
+
+class Model(pydantic.BaseModel):
+    held: float
+
+
+class ByAttrs:
+    """What msgspec knows a class of attrs by."""
+
+    __attrs_attrs__ = ()
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
 
 
 @pytest.mark.parametrize(("value", "kind", "written"), KOMBU)
@@ -100,6 +135,46 @@ def test_subclass_is_tagged_as_its_base() -> None:
     for value, plain in ((Text("x"), "x"), (Count(3), 3), (Number(2.5), 2.5)):
         assert tag(value) == plain
         assert type(tag(value)) is type(plain)
+
+
+@pytest.mark.parametrize("kind", [Holder, Crate, ByAttrs])
+@pytest.mark.parametrize("value", [*(case[0] for case in KOMBU), float("inf"), bytearray(b"x"), {"a": [(1, b"x")]}])
+def test_value_in_a_field_is_tagged_as_it_is_by_itself(kind: type, value: Any) -> None:
+    assert tag(kind(value)) == {"held": tag(value)}
+    assert tag([{"a": kind(kind(value))}]) == [{"a": {"held": {"held": tag(value)}}}]
+
+
+def test_not_a_number_in_a_field_comes_back() -> None:
+    for holder in (Holder, Crate, Model):
+        value = untag(tag(holder(held=float("nan"))))["held"]
+        assert value != value
+
+
+def test_value_in_a_field_of_a_subclass_or_a_model_is_tagged_as_it_is_by_itself() -> None:
+    class Number(float):
+        """As numpy has one."""
+
+    class Moment(datetime):
+        """As pendulum has one."""
+
+    for value in (Number("inf"), Moment(2026, 3, 1), Model(held=float("inf"))):
+        assert tag(Holder([value])) == {"held": [tag(value)]}
+
+
+def test_fields_are_those_that_msgspec_writes_under_the_names_that_it_writes() -> None:
+    moment = date(2026, 3, 1)
+    assert tag(Labelled(moment)) == {"type": "crate", "whatIsIn": tag(moment)}
+    assert tag(Row(moment)) == [tag(moment)]
+
+
+def test_field_that_is_encoded_already_is_left_alone() -> None:
+    raw = msgspec.Raw(b"[1]")
+    assert tag(Crate(raw))["held"] is raw
+
+
+def test_field_without_a_tag_is_refused_by_its_class() -> None:
+    with pytest.raises(TypeError, match=r"builtins\.object is not serialisable as JSON"):
+        tag(Holder([object()]))
 
 
 def test_enum_is_left_to_the_encoder_though_it_is_a_text_too() -> None:

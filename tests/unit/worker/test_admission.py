@@ -10,10 +10,12 @@ import pytest
 from aiotask import AioTask, ContentDisallowed, DecodeError, NotRegistered, WorkerLost
 from aiotask.exceptions import BrokerError
 from aiotask.message import Delivery, Start, TaskMessage, Verdict
-from aiotask.outcome import Expired, Failed, Outcome
+from aiotask.outcome import Expired, Failed, Outcome, Parked
 from aiotask.worker.admission import Admission
 from aiotask.worker.execution import Execution
+from aiotask.worker.lines import Lines
 from aiotask.worker.slots import Slots
+from aiotask.worker.suspects import SOLITUDE_S
 
 
 class Judge:
@@ -49,7 +51,10 @@ class Stage:
             return x + y
 
         @self.app.task(name="proj.late", acks_late=True)
-        async def late() -> None: ...
+        async def late(*args: Any) -> None: ...
+
+        @self.app.task(name="proj.pair", concurrency=2)
+        async def pair(x: int, y: int) -> None: ...
 
         self.judge = Judge()
         self.slots = Slots(limit)
@@ -57,10 +62,13 @@ class Stage:
         self.concluded: list[tuple[Execution, Outcome]] = []
         self.forgotten: list[Execution] = []
         judge: Any = self.judge
+        self.lines = Lines(self.app.tasks, judge, self.offer_parked)
+        self.lines._waiting.clear()  # as after its first look
         self.admission = Admission(
             self.app,
             judge,
             self.slots,
+            self.lines,
             self.started.append,
             lambda execution, outcome: self.concluded.append((execution, outcome)),
             self.forgotten.append,
@@ -72,6 +80,12 @@ class Stage:
         body = self.app.codec.encode(TaskMessage(task, id_, payload))
         defaults = {"queue": "mail", "body": body, "content_type": self.app.codec.content_type, "priority": 5}
         return Delivery(id_, receipt=id_, **{**defaults, **fields})
+
+    def offer_parked(self, deliveries: list[Delivery]) -> None:
+        self.admission.offer(deliveries)
+
+    def suspect(self, id_: str, losses: int) -> Delivery:
+        return self.delivery(id_, "proj.late", losses=losses)
 
     def offer(self, *deliveries: Delivery) -> None:
         self.admission.offer(list(deliveries))
@@ -198,10 +212,9 @@ async def test_batch_is_left_to_its_leases_when_it_can_not_be_begun(
 
 
 async def test_one_suspect_runs_at_a_time_so_that_a_crash_names_its_culprit(stage: Stage) -> None:
-    stage.offer(stage.delivery("a", losses=2), stage.delivery("b", losses=3), stage.delivery("c"))
+    stage.offer(stage.suspect("a", 2), stage.suspect("b", 2), stage.delivery("c"))
     await stage.settle()
     assert stage.started_ids == ["a", "c"]
-    assert stage.started[0].is_suspect
     stage.admission.left(stage.started[1])
     await stage.settle()
     assert stage.started_ids == ["a", "c"]
@@ -212,22 +225,84 @@ async def test_one_suspect_runs_at_a_time_so_that_a_crash_names_its_culprit(stag
 
 async def test_next_suspect_starts_when_the_one_before_it_was_refused(stage: Stage) -> None:
     stage.judge.verdicts = {"a": Verdict.TOO_MANY_STARTS}
-    stage.offer(stage.delivery("a", losses=4), stage.delivery("b", losses=2))
+    stage.offer(stage.suspect("a", 4), stage.suspect("b", 2))
     await stage.settle()
     assert stage.started_ids == ["b"]
 
 
 async def test_message_lost_once_is_no_suspect(stage: Stage) -> None:
-    stage.offer(stage.delivery("a", losses=1), stage.delivery("b", losses=1))
+    stage.offer(stage.suspect("a", 1), stage.suspect("b", 1))
     await stage.settle()
     assert stage.started_ids == ["a", "b"]
+
+
+async def test_last_start_is_alone_in_its_process(stage: Stage) -> None:
+    stage.offer(stage.delivery("a"))
+    await stage.settle()
+    stage.offer(stage.suspect("last", 3), stage.delivery("b"), stage.suspect("c", 2))
+    await stage.settle()
+    assert stage.started_ids == ["a"], "nothing starts before the one that runs has ended"
+    stage.admission.left(stage.started[0])
+    await stage.settle()
+    assert stage.started_ids == ["a", "last"], "nothing starts beside it"
+    stage.admission.left(stage.started[1])
+    await stage.settle()
+    assert stage.started_ids == ["a", "last", "c", "b"]
+
+
+async def test_others_wait_for_a_last_start_for_a_while_only(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    passed = 0.0
+    timers: list[float] = []
+    monkeypatch.setattr(loop, "time", lambda: began + passed)
+    monkeypatch.setattr(loop, "call_later", lambda seconds, call: timers.append(seconds) or loop.call_at(began, call))
+    stage.offer(stage.delivery("long"))
+    await stage.settle()
+    stage.offer(stage.suspect("last", 3), stage.delivery("b"))
+    await stage.settle()
+    assert stage.started_ids == ["long"]
+    passed = SOLITUDE_S
+    await stage.settle()
+    assert stage.started_ids == ["long", "last"]
+    passed = 2 * SOLITUDE_S
+    await stage.settle()
+    assert stage.started_ids == ["long", "last", "b"]
+    assert SOLITUDE_S in timers
+
+
+async def test_early_acknowledged_message_that_was_lost_holds_nobody_up(stage: Stage) -> None:
+    stage.judge.verdicts = {"a": Verdict.STARTED_BEFORE}
+    stage.offer(stage.delivery("a", losses=3), stage.delivery("b"))
+    await stage.settle()
+    assert stage.started_ids == ["b"]
+
+
+# Limited tasks
+
+
+async def test_message_is_parked_when_its_task_has_no_place(stage: Stage) -> None:
+    stage.offer(*(stage.delivery(id_, "proj.pair") for id_ in "abcd"), stage.delivery("e"))
+    await stage.settle()
+    assert stage.started_ids == ["a", "b", "e"]
+    assert [(execution.delivery.id, outcome) for execution, outcome in stage.concluded] == [
+        ("c", Parked("proj.pair")),
+        ("d", Parked("proj.pair")),
+    ]
+
+
+async def test_message_out_of_a_line_keeps_the_place_that_was_kept_for_it(stage: Stage) -> None:
+    stage.offer(stage.delivery("a", "proj.pair", line="proj.pair"))
+    await stage.settle()
+    assert stage.started_ids == ["a"]
+    assert stage.started[0].place == "proj.pair"
 
 
 # Closing
 
 
 async def test_nothing_starts_once_closed_and_what_waits_is_given_up(stage: Stage) -> None:
-    stage.offer(*(stage.delivery(id_) for id_ in "abcd"), stage.delivery("s", losses=2))
+    stage.offer(*(stage.delivery(id_) for id_ in "abcd"), stage.suspect("s", 2))
     await stage.settle()
     started = list(stage.started_ids)
     stage.admission.close()

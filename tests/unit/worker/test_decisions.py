@@ -7,10 +7,10 @@ import pytest
 
 from aiotask import AioTask, ArgumentError, EncodeError, MaxRetriesExceeded, Reject, Retry, WorkerLost
 from aiotask.message import Delivery, TaskMessage
-from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Rejected, Retried, Succeeded
+from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Lost, Rejected, Retried, Succeeded
 from aiotask.wire.errors import from_record
 from aiotask.wire.serialization import JSON
-from aiotask.worker.decisions import REQUEUE_DELAY_S, after_failure, decide, state_meta
+from aiotask.worker.decisions import REQUEUE_DELAY_S, after_failure, after_loss, decide, state_meta
 from aiotask.worker.execution import Execution
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -38,7 +38,24 @@ def top(low: float, high: float) -> float:
     return high
 
 
+@pytest.mark.parametrize(
+    ("acks_late", "reject_on_worker_lost", "outcome"),
+    [(True, True, Lost), (True, False, Failed), (False, True, Failed), (False, False, Failed)],
+)
+def test_lost_process_is_a_failure_unless_the_task_may_and_wants_to_run_again(
+    acks_late: bool, reject_on_worker_lost: bool, outcome: type
+) -> None:
+    run = execution(acks_late=acks_late, reject_on_worker_lost=reject_on_worker_lost, autoretry_for=(Exception,))
+    assert type(after_loss(run, WorkerLost("gone"))) is outcome
+
+
 # What is done with the message, and what is stored
+
+
+def test_lost_process_hands_back_counts_a_loss_and_stores_nothing() -> None:
+    decision = decide(execution(acks_late=True), Lost(WorkerLost("gone")), NOW)
+    assert (decision.settlement.action, decision.settlement.delay_s, decision.settlement.lost) == ("release", 0.0, True)
+    assert decision.meta is None
 
 
 @pytest.mark.parametrize("acks_late", [False, True])

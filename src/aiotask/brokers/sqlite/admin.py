@@ -5,7 +5,7 @@ from functools import partial
 from sqlite3 import Connection
 from typing import Any
 
-from aiotask.brokers.sqlite import messages
+from aiotask.brokers.sqlite import messages, presence
 from aiotask.brokers.sqlite.subscription import ERRORS
 from aiotask.connections.sqlite.database import NOW
 from aiotask.connections.sqlite.link import SqliteLink
@@ -20,19 +20,23 @@ SELECT queue FROM aiotask_messages UNION SELECT queue FROM aiotask_dead_letters 
 _DEPTHS = f"""
 SELECT value,
     (SELECT count(*) FROM aiotask_waiting WHERE queue = value AND available_at <= {NOW})
-    + (SELECT count(*) FROM aiotask_leases AS l JOIN aiotask_messages AS m ON m.seq = l.seq
+    + (SELECT count(*) FROM aiotask_leases AS l CROSS JOIN aiotask_messages AS m ON m.seq = l.seq
        WHERE queue = value AND until <= {NOW}),
     (SELECT count(*) FROM aiotask_waiting WHERE queue = value AND available_at > {NOW}),
-    (SELECT count(*) FROM aiotask_leases AS l JOIN aiotask_messages AS m ON m.seq = l.seq
+    (SELECT count(*) FROM aiotask_parked WHERE queue = value),
+    (SELECT count(*) FROM aiotask_leases AS l CROSS JOIN aiotask_messages AS m ON m.seq = l.seq
      WHERE queue = value AND until > {NOW}),
     (SELECT count(*) FROM aiotask_dead_letters WHERE queue = value)
 FROM json_each(?) ORDER BY key
 """  # noqa: S608 - the time is an expression of ours
 _PURGE_MESSAGES = """
-DELETE FROM aiotask_messages
-WHERE seq IN (SELECT seq FROM aiotask_waiting WHERE queue IN (SELECT value FROM json_each(?)))
+DELETE FROM aiotask_messages WHERE seq IN (
+    SELECT seq FROM aiotask_waiting WHERE queue IN (SELECT value FROM json_each(?1))
+    UNION ALL SELECT seq FROM aiotask_parked WHERE queue IN (SELECT value FROM json_each(?1))
+)
 """
 _PURGE_WAITING = "DELETE FROM aiotask_waiting WHERE queue IN (SELECT value FROM json_each(?))"
+_PURGE_PARKED = "DELETE FROM aiotask_parked WHERE queue IN (SELECT value FROM json_each(?))"
 
 _LETTER = "id, queue, reason, detail, died_at, body, body_bytes, content_type, priority"
 _OF_QUEUES = "(?1 IS NULL OR queue IN (SELECT value FROM json_each(?1)))"
@@ -67,10 +71,15 @@ class SqliteQueueAdmin:
     async def depths(self, queues: Sequence[str]) -> list[QueueDepth]:
         """See `QueueAdmin`.
 
-        Cost: reads through what waits in `queues`, and all that is handed out.
+        Cost: reads through what waits and is parked in `queues`, and all that is handed out.
         """
         rows = await self._run(partial(_all, sql=_DEPTHS, arguments=(to_json(queues),)), writes=False)
         return [QueueDepth(*row) for row in rows]
+
+    async def consumers(self, queues: Sequence[str]) -> list[int]:
+        """See `QueueAdmin`."""
+        counts: list[int] = await self._run(partial(presence.count, queues=queues), writes=False)
+        return counts
 
     async def purge(self, queues: Sequence[str]) -> int:
         """See `QueueAdmin`."""
@@ -84,7 +93,7 @@ class SqliteQueueAdmin:
             DeadLetter(*row) for row in await self._run(partial(_all, sql=_DEAD, arguments=arguments), writes=False)
         ]
 
-    async def take_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
+    async def find_dead(self, ids: Sequence[str]) -> list[DeadLetter]:
         """See `QueueAdmin`."""
         rows = await self._run(partial(_all, sql=_DEAD_OF_IDS, arguments=(to_json(ids),)), writes=False)
         return [DeadLetter(*row) for row in rows]
@@ -111,6 +120,7 @@ def _all(connection: Connection, sql: str, arguments: tuple[Any, ...]) -> list[A
 def _purge(connection: Connection, queues: str) -> int:
     purged = connection.execute(_PURGE_MESSAGES, (queues,)).rowcount
     connection.execute(_PURGE_WAITING, (queues,))
+    connection.execute(_PURGE_PARKED, (queues,))
     return purged
 
 

@@ -77,6 +77,8 @@ class SqliteBroker(SqliteQueueAdmin):
 
         Raises:
             BrokerConnectionError: The broker is not open.
+
+        Cost: one commit that does not wait for the disk.
         """
         self._must_be_open()
         subscription = SqliteSubscription(
@@ -88,6 +90,7 @@ class SqliteBroker(SqliteQueueAdmin):
             forget=self._subscriptions.discard,
         )
         self._subscriptions.add(subscription)
+        await subscription.announce()
         return subscription
 
     def _must_be_open(self) -> None:

@@ -8,11 +8,11 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from aiotask.brokers.sqlite import messages
+from aiotask.brokers.sqlite import messages, parking, presence, taking
 from aiotask.connections.sqlite.database import FileRefused, may_pass
 from aiotask.connections.sqlite.link import SqliteLink, Translation
 from aiotask.connections.sqlite.rows import to_json
@@ -114,30 +114,38 @@ class SqliteSubscription:
         lost_by = -math.inf
         if scan and self._seen is not None and now - self._seen[1] >= self._scan_s:
             lost_by = self._seen[0]
-        wanted = messages.Wanted(
+        wanted = taking.Wanted(
             self._owner, self._queues, max_items, self._lease_s, scan, lost_by, time.monotonic(), self._scan_s * _BRIEF
         )
-        future = self._link.run(
-            partial(messages.take, wanted=wanted),
-            probe=partial(messages.nothing_to_take, wanted=wanted),
-            durable=False,  # a lease that a power failure forgets leaves its message where it waited
-            undo=self._give_back,
+        taken = await self._leased(
+            partial(taking.take, wanted=wanted), probe=partial(taking.nothing_to_take, wanted=wanted)
         )
-        try:
-            taken = await future
-        except (sqlite3.Error, FileRefused) as error:
-            _log.warning("No messages can be taken from %s: %s", self._link.path, error)
+        if taken is None:
             return (), _REPEAT_MOST_S
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._give_back(future.result())
-            raise
         if scan:
             self._note_lapse(taken.lapse, judged=lost_by > -math.inf)
         pause = self._scan_at - now
         return taken.deliveries, max(0.0, pause if taken.due_in_s is None else min(pause, taken.due_in_s))
 
-    def _note_lapse(self, lapse: messages.Lapse | None, *, judged: bool) -> None:
+    async def _leased(self, step: Step[taking.Taken], *, probe: Step[taking.Taken | None]) -> taking.Taken | None:
+        """Return what `step` leases to us, None while the file can't be used. Cancelled, it is given back."""
+        future = self._link.run(
+            step,
+            probe=probe,
+            durable=False,  # a lease that a power failure forgets leaves its message where it waited
+            undo=self._give_back,
+        )
+        try:
+            return await future
+        except (sqlite3.Error, FileRefused) as error:
+            _log.warning("No messages can be taken from %s: %s", self._link.path, error)
+            return None
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._give_back(future.result())
+            raise
+
+    def _note_lapse(self, lapse: taking.Lapse | None, *, judged: bool) -> None:
         """Plan the next look for lapsed leases by what this one has found, and has left."""
         now = asyncio.get_running_loop().time()
         if lapse is None:
@@ -153,14 +161,33 @@ class SqliteSubscription:
         self._scan_at = min(self._scan_at, self._seen[1] + self._scan_s)
 
     def _due_in_s(self, connection: sqlite3.Connection) -> float | None:
-        return messages.due_in_s(connection, self._queues)
+        return taking.due_in_s(connection, self._queues)
 
-    def _give_back(self, taken: messages.Taken) -> None:
-        """Give back what a cancelled `receive` had taken. Nobody waits for it; where it fails, the lease lapses."""
+    def _give_back(self, taken: taking.Taken) -> None:
+        """Give back what a cancelled call had taken. Nobody waits for it; where it fails, the lease lapses."""
         leases = [delivery.receipt for delivery in taken.deliveries]
         if leases:
             with contextlib.suppress(LinkClosed):
                 self._link.run(partial(messages.give_back, leases=leases)).add_done_callback(_ignore)
+
+    async def unpark(self, lines: Mapping[str, int]) -> list[Delivery]:
+        """See `Subscription`; `[]` when it is closed.
+
+        Cost: one commit that does not wait for the disk when there is something, else a read.
+        """
+        if self._closed:
+            return []
+        wanted = parking.Wanted(
+            self._owner, self._queues, {line: limit for line, limit in lines.items() if limit > 0}, self._lease_s
+        )
+        try:
+            taken = await self._leased(
+                partial(parking.unpark, wanted=wanted), probe=partial(parking.nothing_to_unpark, wanted=wanted)
+            )
+        except LinkClosed:
+            return []
+        # What was taken meanwhile was handed back by `close`.
+        return [] if taken is None or self._closed else list(taken.deliveries)
 
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
         """See `Subscription`. Repeated while the file is locked or full, as `settle` is.
@@ -208,12 +235,22 @@ class SqliteSubscription:
 
     def lease_keeper(self) -> "SqliteLeaseKeeper":
         """See `Subscription`."""
-        return SqliteLeaseKeeper(self._link, self._lease_s)
+        return SqliteLeaseKeeper(self._link, self._owner, self._lease_s)
 
     async def set_queues(self, queues: Sequence[str]) -> None:
         """See `Subscription`; a waiting `receive` follows at once."""
         self._queues = to_json(list(dict.fromkeys(queues)))
         self._wake()
+        await self.announce()
+
+    async def announce(self) -> None:
+        """Let it be counted as a consumer of its queues. `receive` repeats that: a failure is only told."""
+        step = partial(presence.announce, consumer=self._owner, queues=self._queues, lease_s=self._lease_s)
+        try:
+            if not self._closed:
+                await self._link.run(step, durable=False)
+        except (sqlite3.Error, FileRefused, LinkClosed) as error:
+            _log.warning("%s can't be told who consumes, trying again later: %s", self._link.path, error)
 
     def _wake(self) -> None:
         for waiter in self._waiters:
@@ -227,14 +264,20 @@ class SqliteSubscription:
         self._forget(self)
         self._wake()
         with self._link.translating(ERRORS), contextlib.suppress(LinkClosed):
-            await self._link.run(partial(messages.give_back_all, consumer=self._owner))
+            await self._link.run(partial(_leave, consumer=self._owner))
+
+
+def _leave(connection: sqlite3.Connection, consumer: str) -> None:
+    messages.give_back_all(connection, consumer)
+    presence.withdraw(connection, consumer)
 
 
 class SqliteLeaseKeeper:
     """A `LeaseKeeper` that goes straight to the link's storage thread, whatever the event loop is doing."""
 
-    def __init__(self, link: SqliteLink, lease_s: float) -> None:
+    def __init__(self, link: SqliteLink, consumer: str, lease_s: float) -> None:
         self._link = link
+        self._consumer = consumer
         self._lease_s = lease_s
 
     def renew(self, receipts: Sequence[Hashable]) -> Renewal:
@@ -243,7 +286,7 @@ class SqliteLeaseKeeper:
         Cost: one commit that does not wait for the disk.
         """
         leases = [receipt for receipt in receipts if isinstance(receipt, int)]
-        step = partial(messages.renew, leases=leases, lease_s=self._lease_s)
+        step = partial(messages.renew, leases=leases, consumer=self._consumer, lease_s=self._lease_s)
         with self._link.translating(ERRORS):
             try:
                 return Renewal(self._link.call(step, timeout=_RENEW_TIMEOUT_S, durable=False))

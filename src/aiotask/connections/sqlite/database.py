@@ -14,7 +14,7 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a statement waits for another process's lock."""
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 NOW: Final = "((julianday('now') - 2440587.5) * 86400.0)"
 """Epoch seconds, to the millisecond, the same throughout one statement (`unixepoch('subsec')` needs SQLite 3.42)."""
@@ -98,8 +98,10 @@ def may_pass(error: BaseException) -> bool:
     return isinstance(error, FileRefused) or primary_code(error) in _PASSING
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """Return what `call` returns, repeated while another process has the lock that it needs, for 5 s at most.
+def patiently(call: Callable[[], T], is_hurried: Callable[[], bool]) -> T:
+    """Return what `call` returns, repeated while another process has the lock that it needs.
+
+    For 5 s at most, and not once `is_hurried` says so.
 
     SQLite's own waiting sleeps up to 0.1 s between two tries: with eight processes that publish one message after the
     other the slowest of them had to wait 0.6 s. Nothing else may have happened in `call` when it meets the lock.
@@ -113,7 +115,7 @@ def patiently(call: Callable[[], T]) -> T:
                 raise
             now = time.monotonic()
             begun = begun or now
-            if now - begun > BUSY_TIMEOUT_S:
+            if now - begun > BUSY_TIMEOUT_S or is_hurried():
                 raise
         time.sleep(random.uniform(0.0002, 0.001) if now - begun < 0.1 else 0.005)  # noqa: S311 - spreads processes
 
@@ -199,20 +201,27 @@ def _turn_on_wal(connection: sqlite3.Connection) -> None:
 
 
 def _make_tables(connection: sqlite3.Connection, path: str) -> None:
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiotask_schema'").fetchone()
-    if known is None:
+    if _version(connection) < SCHEMA_VERSION:
         try:
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         except sqlite3.Error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-    (version,) = connection.execute("SELECT max(version) FROM aiotask_schema").fetchone()
+    version = _version(connection)
     if version != SCHEMA_VERSION:
         raise FileRefused(
             f"The SQLite file {path} has tables of version {version}; this aiotask reads version {SCHEMA_VERSION}. "
             "Use the aiotask that made it, or another file."
         )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    """Return the version of the tables, 0 where there are none."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiotask_schema'").fetchone() is None:
+        return 0
+    (version,) = connection.execute("SELECT max(version) FROM aiotask_schema").fetchone()
+    return int(version)
 
 
 def _explain(path: str, error: Exception) -> str:

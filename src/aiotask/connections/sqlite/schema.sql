@@ -1,8 +1,10 @@
 -- What a broker and a result backend keep in one SQLite file. Every name begins with aiotask_, so that the file may be
--- the application's own database. Times are epoch seconds. Run in one transaction by database.py; safe to repeat.
+-- the application's own database. Times are epoch seconds. Run in one transaction by database.py, when the file is new or
+-- of an older version: it is safe to repeat, and adds what the version before did not have.
 
 CREATE TABLE IF NOT EXISTS aiotask_schema (version INTEGER NOT NULL);
-INSERT INTO aiotask_schema SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM aiotask_schema);
+INSERT INTO aiotask_schema SELECT 2 WHERE NOT EXISTS (SELECT 1 FROM aiotask_schema);
+UPDATE aiotask_schema SET version = 2 WHERE version < 2;
 
 -- A message from its publishing to its settlement. Its row is written once and deleted once: what changes meanwhile is
 -- in the two tables below, so that a large body is not written again by a claim or a start.
@@ -29,6 +31,19 @@ CREATE TABLE IF NOT EXISTS aiotask_waiting (
     PRIMARY KEY (queue, line, available_at, seq)
 ) WITHOUT ROWID;
 
+-- A message that nobody has and nobody is given unasked: in the waiting line of that name (version 2). A line is taken
+-- from by priority, then in the order of `number`.
+CREATE TABLE IF NOT EXISTS aiotask_parked (
+    number INTEGER PRIMARY KEY,
+    queue TEXT NOT NULL,
+    line TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL,
+    losses INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS aiotask_parked_by_line ON aiotask_parked (queue, line, priority);
+
 -- A message that a consumer has. A lease's number is never used again, so it is the fence of its handing-out: a lease
 -- that was settled, released or reclaimed has no row. No index on `until`: what is in flight is little and read seldom.
 CREATE TABLE IF NOT EXISTS aiotask_leases (
@@ -40,6 +55,13 @@ CREATE TABLE IF NOT EXISTS aiotask_leases (
     deliveries INTEGER NOT NULL,
     losses INTEGER NOT NULL
 );
+
+-- Who takes from which queues (a JSON list), and until when that is believed without being said again (version 2).
+CREATE TABLE IF NOT EXISTS aiotask_consumers (
+    consumer TEXT PRIMARY KEY,
+    queues TEXT NOT NULL,
+    until REAL NOT NULL
+) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS aiotask_dead_letters (
     number INTEGER PRIMARY KEY AUTOINCREMENT,

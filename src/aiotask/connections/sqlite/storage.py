@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import math
 import os
 import queue
 import random
@@ -28,6 +29,8 @@ Step = Callable[[sqlite3.Connection], T]
 POLL_S: Final = 0.025
 """How often the changes of other processes are looked for while somebody waits for one."""
 CHORE_S: Final = 60.0
+CLOSE_S: Final = 1.0
+"""How long what was submitted before a closing may still wait for another process's lock."""
 _CHECK_FILE_S: Final = 1.0
 _REOPEN_S: Final = 0.5
 _BROKEN: Final = frozenset(
@@ -116,6 +119,7 @@ class Storage:
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
+        self._close_by_mono = math.inf
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -162,10 +166,14 @@ class Storage:
                 self._chores = (*self._chores, chore)
 
     def close(self) -> None:
-        """Let the thread end after the jobs that were submitted; `ended` is resolved then. Idempotent."""
+        """Let the thread end after the jobs that were submitted; `ended` is resolved then. Idempotent.
+
+        Those that wait for another process's lock fail after `CLOSE_S`.
+        """
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._close_by_mono = time.monotonic() + CLOSE_S
                 self._jobs.put(None)
 
     # ---- in the thread ----
@@ -230,10 +238,10 @@ class Storage:
             return True
         try:
             if not job.writes:
-                out.answer(job, patiently(partial(job.step, connection)))
+                out.answer(job, self._patiently(partial(job.step, connection)))
                 return True
             if job.probe is not None:
-                found = patiently(partial(job.probe, connection))
+                found = self._patiently(partial(job.probe, connection))
                 if found is not None:
                     out.answer(job, found)
                     return True
@@ -278,7 +286,10 @@ class Storage:
             # In WAL mode NORMAL commits without waiting for the disk; the next FULL one syncs what came before it.
             connection.execute(f"PRAGMA synchronous={self._synchronous if durable else 'NORMAL'}")
             self._durable_now = durable
-        patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
+        self._patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return patiently(call, lambda: time.monotonic() > self._close_by_mono)
 
     def _changed_elsewhere(self, connection: sqlite3.Connection) -> bool:
         now = time.monotonic()
@@ -286,7 +297,7 @@ class Storage:
             return False
         self._polled = now
         try:
-            (version,) = patiently(lambda: connection.execute("PRAGMA data_version").fetchone())
+            (version,) = self._patiently(lambda: connection.execute("PRAGMA data_version").fetchone())
         except sqlite3.Error as error:
             self._note(error)
             return False
@@ -297,7 +308,7 @@ class Storage:
     def _tell(self, connection: sqlite3.Connection, out: "_Outbox") -> None:
         for observer in self._observers:
             try:
-                call = patiently(partial(observer.look, connection))
+                call = self._patiently(partial(observer.look, connection))
             except sqlite3.Error as error:
                 self._note(error)
                 continue

@@ -1,20 +1,13 @@
-"""The store that a memory broker and a memory backend share: messages, rows, and who waits for either.
-
-Nothing here is bound to an event loop: what it holds outlives the adapters and the loop that put it there. Every
-method is one step without an `await`, which makes it atomic for all that run on one loop.
-"""
+"""The messages of a memory broker: what waits, is delayed, parked, handed out or dead, and who waits for it."""
 
 import asyncio
 import contextlib
 import itertools
 import math
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from aiotask.message import DEAD_BODY_BYTES, DEFAULT_PRIORITY, DeadLetter, Delivery, Envelope, Settlement
 
@@ -23,23 +16,6 @@ SCAN_MOST_S: Final = 5.0
 
 _RECLAIMED: Final = -1
 """The rank of the line of reclaimed messages: ahead of priority 0."""
-
-_GRAIN_S: Final = 4
-"""Expired rows are dropped by the bucket, so many seconds late at most; readers see them gone at once."""
-
-
-class MemoryLink:
-    """One store, to be given to the broker and the backend that belong together."""
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """Make an empty store.
-
-        Args:
-            clock: The broker's clock: epoch seconds. Due times, leases and expiries go by it.
-        """
-        self.clock = clock
-        self.messages = MessageStore(clock)
-        self.rows = RowStore(clock)
 
 
 def wake(waiter: "asyncio.Future[None]") -> None:
@@ -58,14 +34,16 @@ def _resolve(waiter: "asyncio.Future[None]") -> None:
 
 
 class MemoryQueue:
-    """What waits in one queue, a line for each rank in use, and who waits for it."""
+    """What waits in one queue, a line for each rank in use, what is parked there, and who waits for it."""
 
-    __slots__ = ("lines", "name", "usual", "waiters")
+    __slots__ = ("lines", "name", "parked", "usual", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.usual: deque[Delivery] = deque()
         self.lines: dict[int, deque[Delivery]] = {_RECLAIMED: deque(), DEFAULT_PRIORITY: self.usual}
+        self.parked: dict[str, list[tuple[int, int, Delivery]]] = {}
+        """The waiting lines in use, by name. Each is a heap: priority, order of parking."""
         self.waiters: set[asyncio.Future[None]] = set()
 
     def line(self, rank: int) -> deque[Delivery]:
@@ -122,6 +100,13 @@ class Holding:
         return [receipt for receipt, end in until.items() if end <= now]
 
 
+class Consumer(NamedTuple):
+    """A subscription, and what it takes from."""
+
+    loop: asyncio.AbstractEventLoop
+    queues: Sequence[MemoryQueue]
+
+
 class MessageStore:
     """Queues, delayed messages, what is handed out, and dead letters.
 
@@ -139,6 +124,8 @@ class MessageStore:
         """The newest last."""
         self.holdings: set[Holding] = set()
         """Those that hold something."""
+        self.consumers: dict[Holding, Consumer] = {}
+        """Who has not closed."""
         self._behind = itertools.count(1).__next__
         self._ahead = itertools.count(-1, -1).__next__
         self._scan_at = math.inf
@@ -241,9 +228,36 @@ class MessageStore:
             for rank in sorted({rank for queue in queues for rank in queue.lines}):
                 _merge([queue.lines[rank] for queue in queues if queue.lines.get(rank)], limit, taken)
         if taken:
-            holding.hold(taken, now + holding.lease_s)
-            self.holdings.add(holding)
-            self._scan_at = min(self._scan_at, now + holding.scan_s)
+            self._lease(taken, holding, now)
+        return taken
+
+    def _lease(self, taken: Sequence[Delivery], holding: Holding, now: float) -> None:
+        holding.hold(taken, now + holding.lease_s)
+        self.holdings.add(holding)
+        self._scan_at = min(self._scan_at, now + holding.scan_s)
+
+    def park(self, delivery: Delivery, line: str) -> None:
+        """Put `delivery` at the end of its priority in a waiting line of its queue. Nothing is counted."""
+        parked = _again(delivery, self._behind(), delivery.losses)
+        parked.delivery_count = delivery.delivery_count
+        parked.line = line
+        waiting = self.queue(delivery.queue).parked.setdefault(line, [])
+        heappush(waiting, (parked.priority, parked.receipt, parked))
+
+    def unpark(self, queues: Sequence[MemoryQueue], lines: Mapping[str, int], holding: Holding) -> list[Delivery]:
+        """Lease up to so many messages of each of `lines`, over all `queues`, to the owner of `holding`."""
+        taken: list[Delivery] = []
+        for line, limit in lines.items():
+            for _ in range(limit):
+                queue = min((queue for queue in queues if line in queue.parked), key=_first_in(line), default=None)
+                if queue is None:
+                    break
+                waiting = queue.parked[line]
+                taken.append(heappop(waiting)[2])
+                if not waiting:
+                    del queue.parked[line]
+        if taken:
+            self._lease(taken, holding, self.clock())
         return taken
 
     def reclaim(self, now: float) -> None:
@@ -293,15 +307,23 @@ class MessageStore:
         )
         self.dead.append(letter)
 
+    def consumed(self) -> list[str]:
+        """Return the name of each queue as often as somebody takes from it. One whose loop is closed is nobody."""
+        self.consumers = {who: consumer for who, consumer in self.consumers.items() if not consumer.loop.is_closed()}
+        return [queue.name for consumer in self.consumers.values() for queue in consumer.queues]
+
     def purge(self, name: str) -> int:
-        """Drop what waits or is delayed in one queue; return how many."""
+        """Drop what waits, is delayed or parked in one queue; return how many."""
         kept = [entry for entry in self.delayed if entry[2].queue != name]
         dropped = len(self.delayed) - len(kept)
         self.delayed[:] = kept
         heapify(self.delayed)
-        for line in self.queue(name).lines.values():
+        queue = self.queue(name)
+        for line in queue.lines.values():
             dropped += len(line)
             line.clear()
+        dropped += sum(map(len, queue.parked.values()))
+        queue.parked.clear()
         return dropped
 
 
@@ -322,6 +344,10 @@ def _head(line: deque[Delivery]) -> int:
     return receipt
 
 
+def _first_in(line: str) -> Callable[[MemoryQueue], tuple[int, int]]:
+    return lambda queue: queue.parked[line][0][:2]
+
+
 def _by_priority(lapsed: tuple[Delivery, bool]) -> tuple[int, int]:
     return lapsed[0].priority, lapsed[0].receipt
 
@@ -339,91 +365,3 @@ def _again(delivery: Delivery, receipt: int, losses: int) -> Delivery:
         losses,
         delivery.expires_at,
     )
-
-
-class Row(msgspec.Struct):
-    """A stored outcome, encoded."""
-
-    id: str
-    data: bytes
-    final: bool
-    expires_at: float | None
-
-
-class RowStore:
-    """Rows by task id, and who watches them."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._rows: dict[str, Row] = {}
-        self._watchers: dict[str, set[Callable[[Row], None]]] = {}
-        self._ids_by_expiry: dict[int, list[str]] = {}
-        self._expiries: list[int] = []
-        """A heap of the keys of `_ids_by_expiry`."""
-
-    def store(self, rows: Sequence[Row]) -> None:
-        """Keep `rows` and push them to who watches; what has a final row already is left alone."""
-        now = self._clock()
-        if self._expiries:
-            self.sweep(now)
-        kept = self._rows
-        watchers = self._watchers
-        for row in rows:
-            old = kept.get(row.id)
-            if old is not None and old.final and not _expired(old, now):
-                continue
-            kept[row.id] = row
-            if row.expires_at is not None and (old is None or old.expires_at != row.expires_at):
-                self._expire(row.id, row.expires_at)
-            if watchers and (pushes := watchers.get(row.id)):
-                for push in pushes:
-                    push(row)
-
-    def fetch(self, ids: Sequence[str]) -> list[Row | None]:
-        """Return the row of each id, or None where there is none that has not expired."""
-        now = self._clock()
-        found = [self._rows.get(id_) for id_ in ids]
-        return [None if row is None or _expired(row, now) else row for row in found]
-
-    def forget(self, ids: Sequence[str]) -> int:
-        """Drop the rows of `ids`; return how many there were."""
-        now = self._clock()
-        dropped = [self._rows.pop(id_, None) for id_ in ids]
-        return sum(row is not None and not _expired(row, now) for row in dropped)
-
-    def sweep(self, now: float) -> None:
-        """Drop what has expired.
-
-        Cost: a comparison when nothing has.
-        """
-        while self._expiries and (self._expiries[0] + 1) * _GRAIN_S <= now:
-            for id_ in self._ids_by_expiry.pop(heappop(self._expiries)):
-                row = self._rows.get(id_)
-                if row is not None and _expired(row, now):
-                    del self._rows[id_]
-
-    def add_watcher(self, ids: Sequence[str], push: Callable[[Row], None]) -> None:
-        """Call `push` with each row of `ids` as it is stored."""
-        for id_ in ids:
-            self._watchers.setdefault(id_, set()).add(push)
-
-    def remove_watcher(self, ids: Sequence[str], push: Callable[[Row], None]) -> None:
-        """Undo `add_watcher`."""
-        for id_ in ids:
-            watchers = self._watchers.get(id_, set())
-            watchers.discard(push)
-            if not watchers:
-                self._watchers.pop(id_, None)
-
-    def _expire(self, id_: str, expires_at: float) -> None:
-        key = int(expires_at // _GRAIN_S)
-        ids = self._ids_by_expiry.get(key)
-        if ids is None:
-            self._ids_by_expiry[key] = [id_]
-            heappush(self._expiries, key)
-        else:
-            ids.append(id_)
-
-
-def _expired(row: Row, now: float) -> bool:
-    return row.expires_at is not None and row.expires_at <= now

@@ -1,0 +1,31 @@
+-- Gives back all that a consumer has, ahead of what waits; what it had started counts as lost. Then forgets the consumer.
+--
+-- KEYS   the prefixes of all queues that it has taken from
+-- ARGV   1  the consumer
+-- reply  nothing
+-- cost   five commands for each message, about eight for each line in use; the same when repeated
+local HANDED_BACK_AT_ONCE = 1000
+
+local function hand_back(prefix, line, name, losses)
+  local key = prefix .. 's:' .. line
+  local ahead = string.match(line, '^(%d)r?$')
+  repeat
+    local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', HANDED_BACK_AT_ONCE, name)
+    if pending.err then
+      return -- nothing was ever read from it
+    end
+    for _, each in ipairs(pending) do
+      move(prefix, key, each[1], ahead and ahead .. 'r' or 'r', losses)
+    end
+  until #pending == 0
+  redis.call('XGROUP', 'DELCONSUMER', key, GROUP, name)
+end
+
+for _, prefix in ipairs(KEYS) do
+  for _, line in ipairs(redis.call('ZRANGE', prefix .. 'lines', 0, -1)) do
+    hand_back(prefix, line, ARGV[1], 0)
+    hand_back(prefix, line, ARGV[1] .. '!', 1)
+  end
+  redis.call('ZREM', prefix .. 'consumers', ARGV[1])
+  wake(prefix) -- it may have taken a token along
+end

@@ -1,0 +1,330 @@
+"""One consumer of a Redis broker: takes, starts and settles messages."""
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from aiotask.brokers.redis.calls import LINK_ERRORS, Calls, tell
+from aiotask.brokers.redis.entries import read_entries
+from aiotask.brokers.redis.keeper import RedisLeaseKeeper
+from aiotask.brokers.redis.keys import STARTED, UNPARKED, Line, Receipt
+from aiotask.brokers.redis.packing import pack_finishes, pack_given_back
+from aiotask.brokers.redis.scripts import BEGIN, HAND_BACK, LOOK, RECEIVE, SETTLE, UNPARK, UNSTARTED
+from aiotask.connections.redis import BlockingReader, LinkClosed, LinkDown, ReplyError
+from aiotask.message import Delivery, Finish, Settlement, Start, Verdict
+from aiotask.protocols import ResultBackend
+
+_SCAN_MOST_S: Final = 5.0
+"""Longest time between two looks, for lapsed leases (a quarter of the lease when that is shorter) and for messages."""
+_LATER: Final = 1.1
+"""Consumers look at most so much later than they were told, so that they don't all at once."""
+_SHORTEST_S: Final = 0.001
+"""The server takes 0 for a wait without end."""
+
+
+class RedisSubscription:
+    """A `Subscription` and `FusedFinish` on a `RedisLink`.
+
+    What it is handed stands under its name in the streams' own records, and under another, with a `!`, once it is
+    started. Who takes a message from it moves it to another place: so an id that is still on record is still its own.
+    A small service of it looks for lapsed leases while it is open.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        queues: Sequence[str],
+        *,
+        consumer: str,
+        lease: float,
+        max_losses: int,
+        forget: Callable[["RedisSubscription"], None],
+    ) -> None:
+        self.consumer = consumer
+        self._calls = calls
+        self._link = calls.link
+        self._keys = calls.keys
+        self._lease_ms = max(1, round(lease * 1000))
+        # Who looks for lapsed leases reads there how long they are. Never another's name: closing hands back all of it.
+        self._name = f"{self._lease_ms}:{consumer}#{os.urandom(4).hex()}"
+        self._scan_ms = max(1, min(round(_SCAN_MOST_S * 1000), self._lease_ms // 4))
+        self._max_losses = max_losses
+        self._forget = forget
+        self._queues = list(dict.fromkeys(queues))
+        self._ever = dict.fromkeys(self._queues)
+        self._reader = BlockingReader(self._link)
+        self._held: set[Receipt] = set()
+        self._unheard = False
+        self._returning: set[asyncio.Task[Any]] = set()
+        self._service: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # ---- taking ----
+
+    async def receive(self, max_items: int, wait: float) -> list[Delivery]:
+        """See `Subscription`; `[]` at once when it is closed. Over several queues their lines of one rank take turns.
+
+        Raises:
+            BrokerError: The server refuses: a key belongs to another program, or the user may not do this.
+
+        Cost: one round trip when there is work, two when it had to wait; while waiting one every 5 s.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        try:
+            while not self._closed:
+                left = max(0.0, deadline - loop.time())
+                taken, due_in = await self._handed(self._ask(max_items, left))
+                if taken:
+                    return self._hold(taken)
+                left = deadline - loop.time()
+                if left <= 0:
+                    break
+                await self._pause(min(left, due_in))
+        except LinkClosed:
+            return []
+        except LINK_ERRORS as error:
+            self._unheard = True  # of several lines one may have been read before another was refused
+            await self._calls.fail(error, self._queues)
+        return []
+
+    async def _handed(self, ask: "Awaitable[tuple[list[Delivery], float]]") -> tuple[list[Delivery], float]:
+        """Return what `ask` does. Cancelled, what it is handed all the same is given back."""
+        asking = asyncio.ensure_future(ask)
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self._returning.add(asking)
+            asking.add_done_callback(self._return)
+            raise
+
+    def _return(self, asking: "asyncio.Task[tuple[list[Delivery], float]]") -> None:
+        self._returning.discard(asking)
+        if asking.cancelled() or asking.exception() is not None:
+            return
+        taken, _ = asking.result()
+        if taken:
+            giving = asyncio.get_running_loop().create_task(self._give_back([each.receipt for each in taken]))
+            self._returning.add(giving)
+            giving.add_done_callback(self._returning.discard)
+
+    async def _give_back(self, receipts: Sequence[Receipt]) -> None:
+        """Give back what nobody has seen. Where it fails, its lease lapses."""
+        try:
+            await self._calls.once(SETTLE, pack_given_back(self._keys, receipts))
+        except LINK_ERRORS as error:
+            tell(f"{len(receipts)} messages could not be given back; they come when their leases lapse", error)
+
+    async def _ask(self, max_items: int, wait: float) -> tuple[list[Delivery], float]:
+        """Return what is due, and in how many seconds the next will be."""
+        if len(self._queues) > 1:  # another one comes first
+            self._queues = [*self._queues[1:], self._queues[0]]
+        queues = self._queues
+        try:
+            if self._unheard:
+                await self._give_back_unheard()
+            keys, args = self._keys.prefixes(queues), (self._name, max_items)
+            due_in, *handed = await self._link.run(RECEIVE, keys, args, wait=wait)
+        except LinkDown as error:
+            self._unheard = self._unheard or error.sent
+            return [], _SCAN_MOST_S
+        deliveries: list[Delivery] = []
+        for place, line, entries in handed:
+            read_entries(self._keys.line(queues[place - 1], line.decode()), entries, deliveries)
+        return deliveries, _SCAN_MOST_S if due_in < 0 else due_in / 1000
+
+    async def _give_back_unheard(self) -> None:
+        """Give back what was handed out by a reply that was lost with the connection."""
+        queues = list(self._ever)
+        found = await self._link.run(UNSTARTED, self._keys.prefixes(queues), (self._name,))
+        strays: list[Receipt] = []
+        for place, name, ids in found:
+            line = self._keys.line(queues[place - 1], name.decode())
+            strays += [(line, entry_id) for entry_id in ids if (line, entry_id) not in self._held]
+        if strays:
+            await self._calls.once(SETTLE, pack_given_back(self._keys, strays))
+        self._unheard = False
+
+    def _hold(self, taken: list[Delivery]) -> list[Delivery]:
+        if self._closed:  # it was handed out behind the back of `close`
+            giving = asyncio.get_running_loop().create_task(self._give_back([each.receipt for each in taken]))
+            self._returning.add(giving)
+            giving.add_done_callback(self._returning.discard)
+            return []
+        self._held.update([delivery.receipt for delivery in taken])
+        return taken
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until somebody is to look again, at most so long."""
+        seconds = max(_SHORTEST_S, seconds)
+        wakes = [f"{prefix}wake" for prefix in self._keys.prefixes(self._queues)]
+        try:
+            await self._reader.call("BLPOP", *wakes, f"{seconds:.3f}", block=seconds)
+        except LinkDown:
+            return  # or it was interrupted
+
+    async def unpark(self, lines: Mapping[str, int]) -> list[Delivery]:
+        """See `Subscription`; `[]` when it is closed."""
+        wanted = {line: limit for line, limit in lines.items() if limit > 0}
+        if self._closed or not wanted:
+            return []
+        try:
+            taken, _ = await self._handed(self._ask_parked(wanted))
+        except LinkClosed:
+            return []
+        except LINK_ERRORS as error:
+            await self._calls.fail(error, self._queues)
+        return self._hold(taken)
+
+    async def _ask_parked(self, wanted: Mapping[str, int]) -> tuple[list[Delivery], float]:
+        queues, names = self._queues, list(wanted)
+        args = [self._name, *(word for pair in wanted.items() for word in pair)]
+        try:
+            handed = await self._link.run(UNPARK, self._keys.prefixes(queues), args)
+        except LinkDown as error:
+            self._unheard = self._unheard or error.sent
+            return [], 0.0
+        deliveries: list[Delivery] = []
+        for place, name, entries in handed:
+            read_entries(self._keys.line(queues[place - 1], UNPARKED), entries, deliveries, names[name])
+        return deliveries, 0.0
+
+    # ---- starting ----
+
+    async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
+        """See `Subscription`; repeated while the connection is down."""
+        verdicts = [Verdict.RUN] * len(batch)
+        whole: dict[Line, list[int]] = {}
+        judged: dict[Line, list[tuple[int, bytes]]] = {}
+        for position, start in enumerate(batch):
+            delivery = start.delivery
+            line = delivery.receipt[0]
+            if delivery.losses or delivery.expires_at is not None:
+                verdicts[position], expires = self._judge(delivery, acks_late=start.acks_late)
+                judged.setdefault(line, []).append((position, expires))
+            else:
+                whole.setdefault(line, []).append(position)
+        lines = list({**whole, **judged})
+        args: list[Any] = [f"{self._name}{STARTED}"]
+        order: list[int] = []
+        for line in lines:
+            ours = whole.get(line, ())
+            args.append(len(ours))
+            args += [batch[position].delivery.receipt[1] for position in ours]
+            order += ours
+            special = judged.get(line, ())
+            args.append(len(special))
+            for position, expires in special:
+                args += (batch[position].delivery.receipt[1], expires)
+                order.append(position)
+        try:
+            refused = await self._calls.repeat(BEGIN, [line.key for line in lines], args)
+        except LINK_ERRORS as error:
+            await self._calls.fail(error, self._queues)
+        for place, still_ours in zip(refused[::2] if refused else (), refused[1::2] if refused else (), strict=True):
+            position = order[place]
+            if not still_ours:
+                verdicts[position] = Verdict.LOST
+                self._held.discard(batch[position].delivery.receipt)
+            elif verdicts[position] is Verdict.RUN:
+                verdicts[position] = Verdict.EXPIRED
+        return verdicts
+
+    def _judge(self, delivery: Delivery, *, acks_late: bool) -> tuple[Verdict, bytes]:
+        """Return the verdict if it is still ours, and by when it may start, which the server judges; b"" for never."""
+        if delivery.losses and not acks_late:
+            return Verdict.STARTED_BEFORE, b""
+        if delivery.losses >= self._max_losses:
+            return Verdict.TOO_MANY_STARTS, b""
+        expires_at = delivery.expires_at
+        return Verdict.RUN, b"%d" % (1 << 53 if expires_at is None else round(expires_at * 1000))
+
+    # ---- ending ----
+
+    async def settle(self, batch: Sequence[Settlement]) -> list[Delivery]:
+        """See `Subscription`.
+
+        Raises:
+            BrokerError: The server refuses the batch, or the link is closed.
+        """
+        return await self.finish([Finish(settlement) for settlement in batch])
+
+    def fuses(self, backend: ResultBackend) -> bool:
+        """See `FusedFinish`: true of a `RedisBackend` on the same link."""
+        return getattr(backend, "link", None) is self._link
+
+    async def finish(self, batch: Sequence[Finish]) -> list[Delivery]:
+        """See `FusedFinish`; repeated as `settle` is, and done once."""
+        parcel = pack_finishes(self._keys, batch)
+        try:
+            refused = await self._calls.once(SETTLE, parcel)
+        except LINK_ERRORS as error:
+            await self._calls.fail(error, parcel.queues)
+        discard = self._held.discard
+        for finish in batch:
+            discard(finish.settlement.delivery.receipt)
+        return [batch[position].settlement.delivery for position in refused]
+
+    def lease_keeper(self) -> RedisLeaseKeeper:
+        """See `Subscription`."""
+        return RedisLeaseKeeper(self._link, self._name, self._lease_ms, lambda: self._keys.prefixes(self._queues))
+
+    # ---- coming and going ----
+
+    async def set_queues(self, queues: Sequence[str]) -> None:
+        """See `Subscription`; a waiting `receive` follows at once."""
+        self._queues = list(dict.fromkeys(queues))
+        self._ever.update(dict.fromkeys(self._queues))
+        self._reader.interrupt()
+        left = [queue for queue in self._ever if queue not in self._queues]
+        commands = [("ZREM", f"{prefix}consumers", self._name) for prefix in self._keys.prefixes(left)]
+        try:
+            if commands:
+                await self._link.pipeline(commands)
+        except LINK_ERRORS as error:
+            tell(f"Redis {self._link.place} can't be told who consumes what no more", error)
+        await self._look()
+
+    async def start(self) -> None:
+        """Look for lapsed leases, and so be counted as a consumer, now and from time to time until it is closed."""
+        next_look = await self._look()
+        self._service = asyncio.create_task(
+            self._serve(next_look), name=f"aiotask looks for lapsed leases ({self.consumer})"
+        )
+
+    async def _serve(self, next_look: float) -> None:
+        while True:
+            await asyncio.sleep(next_look * random.uniform(1.0, _LATER))  # noqa: S311 - spreads processes
+            next_look = await self._look()
+
+    async def _look(self) -> float:
+        """Return in how many seconds to look again. What fails is only told: the next look is another try."""
+        keys, args = self._keys.prefixes(self._queues), (self._name, self._lease_ms, self._scan_ms)
+        try:
+            return int(await self._link.run(LOOK, keys, args, wait=self._link.command_timeout_s)) / 1000
+        except LINK_ERRORS as error:
+            tell(f"Lapsed leases can't be looked for in Redis {self._link.place}, trying again", error)
+            return self._scan_ms / 1000
+
+    async def close(self) -> None:
+        """See `Subscription`; a waiting `receive` returns `[]`.
+
+        Raises:
+            BrokerError: The server refuses. While it can't be reached nothing is raised: the leases lapse.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._forget(self)
+        if self._service is not None:
+            self._service.cancel()
+        await self._reader.close()
+        deadline = asyncio.get_running_loop().time() + self._link.command_timeout_s
+        try:
+            await self._calls.repeat(HAND_BACK, self._keys.prefixes(list(self._ever)), (self._name,), deadline)
+        except ReplyError as error:
+            await self._calls.fail(error, list(self._ever))
+        except LINK_ERRORS as error:
+            tell(f"Nothing could be handed back to Redis {self._link.place}; it comes when the leases lapse", error)

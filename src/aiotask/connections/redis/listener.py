@@ -1,0 +1,247 @@
+"""A connection of its own for published messages: subscribed again after each loss, and never trusted to hear all."""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from aiotask.connections.redis.backoff import Backoff
+from aiotask.connections.redis.commands import pack_command
+from aiotask.connections.redis.errors import LinkClosed, LinkDown, ReplyError, ServerRefused
+from aiotask.connections.redis.link import RedisLink
+from aiotask.connections.redis.signals import Signal
+from aiotask.connections.redis.wire import Wire
+
+MOST_UNREAD: Final = 10_000
+"""More published messages than that, not handled yet, are dropped: whoever listens is told to read again."""
+
+_LONG_S: Final = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Listener:
+    """Hears what is published to some channels.
+
+    What is published is a hint: while the connection is down, and when messages come faster than they are handled, some
+    are missed. Then `on_gap` is called, once everything is subscribed again, to read what they would have told.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        on_message: Callable[[str, bytes], Awaitable[None]],
+        on_gap: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Take an open link. No I/O; the first `subscribe` connects.
+
+        Args:
+            link: Goes down with it, and comes up with it.
+            on_message: Gets channel and payload, one message at a time, in order. What it raises is logged.
+            on_gap: Called between two messages: what was published before may have been missed. Where it raises it is
+                called again.
+        """
+        self._link = link
+        self._on_message = on_message
+        self._on_gap = on_gap
+        self._wanted: Counter[str] = Counter()
+        self._wire: Wire | None = None
+        self._up = Signal()
+        self._unread: deque[tuple[bytes, bytes]] = deque()
+        self._gap = False
+        self._news = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._handler: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def connected(self) -> bool:
+        """True while it hears."""
+        return self._wire is not None and self._wire.usable
+
+    async def subscribe(self, *channels: str, wait: float = 5.0) -> None:
+        """Listen to `channels`; what is published after this returns is heard.
+
+        A channel that is subscribed twice is left when it is unsubscribed twice.
+
+        Args:
+            *channels: Names.
+            wait: Seconds to wait for a connection while there is none, the first one included.
+
+        Raises:
+            LinkDown: They are not subscribed.
+            ReplyError: The user may not listen to one of them; none is subscribed.
+            LinkClosed: The link, or this listener, is closed.
+
+        Cost: one round trip; the first time a handshake.
+        """
+        self._start()
+        now = asyncio.get_running_loop().time
+        deadline = now() + wait
+        self._wanted.update(channels)
+        try:
+            while True:
+                wire = await self._connected(deadline - now())
+                try:
+                    await _subscribe(wire, channels)
+                except LinkDown:
+                    if now() >= deadline:
+                        raise
+                else:
+                    return
+        except BaseException:
+            self._leave(channels)
+            raise
+
+    async def unsubscribe(self, *channels: str) -> None:
+        """Listen to `channels` no more, unless they are subscribed once more. Does not wait for the server."""
+        self._leave(channels)
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent; not to be called by `on_message` or `on_gap`."""
+        self._closed = True
+        self._link.unobserve(self._follow)
+        tasks = [task for task in (self._keeper, self._handler) if task is not None]
+        for task in tasks:
+            task.cancel()
+        wire = self._wire
+        self._drop("the listener was closed")
+        self._up.fire()
+        if tasks:
+            await asyncio.wait(tasks)
+        if wire is not None:
+            await wire.closed
+
+    def _start(self) -> None:
+        if self._closed:
+            raise LinkClosed(f"This listener to Redis {self._link.place} is closed.")
+        if self._keeper is None:
+            self._link.observe(self._follow)
+            self._keeper = asyncio.create_task(self._keep(), name="aiotask redis listener")
+            self._handler = asyncio.create_task(self._handle(), name="aiotask redis listener's messages")
+
+    async def _connected(self, wait: float) -> Wire:
+        if not self.connected and wait > 0 and self._keeper is not None and not self._keeper.done():
+            await self._up.wait(wait)
+        if self._closed or self._keeper is None or self._keeper.done():
+            raise LinkClosed(f"The link to Redis {self._link.place} is not open. Open the app first.")
+        wire = self._wire
+        if wire is None or not wire.usable:
+            raise LinkDown(f"There is no connection to Redis {self._link.place} to listen on.", sent=False)
+        return wire
+
+    def _leave(self, channels: Sequence[str]) -> None:
+        self._wanted.subtract(channels)
+        left = [channel for channel in dict.fromkeys(channels) if self._wanted[channel] <= 0]
+        for channel in left:
+            del self._wanted[channel]
+        if left and self._wire is not None:
+            self._wire.submit(_packed("UNSUBSCRIBE", left), len(left))
+
+    # ---- the connection ----
+
+    async def _keep(self) -> None:
+        """Hold a connection on which all that is wanted is subscribed, until cancelled or the link is closed."""
+        backoff = Backoff()
+        again = False
+        try:
+            while True:
+                try:
+                    wire = await self._connect(again=again)
+                except LinkClosed:
+                    return
+                except (ServerRefused, LinkDown, ReplyError) as error:
+                    _log.warning("Can't listen to Redis %s, trying again: %s", self._link.place, error)
+                    await backoff.pause()
+                    continue
+                backoff.reset()
+                self._wire = wire
+                self._up.fire()
+                if again:
+                    self._miss()
+                again = True
+                await asyncio.wait([wire.down])
+        finally:
+            self._drop("the listener was closed")
+            self._up.fire()
+
+    async def _connect(self, *, again: bool) -> Wire:
+        await self._link.wait_connected(_LONG_S)
+        wire = await self._link.dial_wire(ping=True, on_push=self._hear)
+        try:
+            # At first those who want the channels still wait for them here, and are to be told why one can't be had.
+            channels = list(self._wanted) if again else []
+            await _subscribe(wire, channels)
+            left = [channel for channel in channels if channel not in self._wanted]
+            if left:
+                wire.submit(_packed("UNSUBSCRIBE", left), len(left))
+            await self._link.wait_connected(0)  # it may have gone down meanwhile, and this be the wrong server
+        except BaseException:
+            wire.close("it could not be subscribed")
+            raise
+        return wire
+
+    def _follow(self, up: bool) -> None:
+        if not up:
+            self._drop("the link went down")
+
+    def _drop(self, why: str) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close(why)
+
+    # ---- the messages ----
+
+    def _hear(self, channel: bytes, payload: bytes) -> None:
+        if len(self._unread) < MOST_UNREAD:
+            self._unread.append((channel, payload))
+            self._news.set()
+        else:
+            self._miss()
+
+    def _miss(self) -> None:
+        """Forget what is unread: reading again tells as much."""
+        self._unread.clear()
+        self._gap = True
+        self._news.set()
+
+    async def _handle(self) -> None:
+        backoff = Backoff()
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._gap or self._unread:
+                missed, self._gap = self._gap, False
+                try:
+                    if missed:
+                        await self._on_gap()
+                    else:
+                        await self._handle_next()
+                except Exception:  # noqa: BLE001 - what listens goes on listening
+                    _log.exception("What a message from Redis %s led to has failed.", self._link.place)
+                    if missed:
+                        self._gap = True
+                        await backoff.pause()
+                else:
+                    backoff.reset()
+
+    async def _handle_next(self) -> None:
+        channel, payload = self._unread.popleft()
+        name = channel.decode()
+        if name in self._wanted:
+            await self._on_message(name, payload)
+
+
+def _packed(verb: str, channels: Sequence[str]) -> bytes:
+    """Return a command for each channel: one for all would be refused as a whole, with one reply."""
+    return b"".join([pack_command((verb, channel)) for channel in channels])
+
+
+async def _subscribe(wire: Wire, channels: Sequence[str]) -> None:
+    if not channels:
+        return
+    replies = await wire.submit(_packed("SUBSCRIBE", channels), len(channels))
+    for reply in replies if len(channels) > 1 else [replies]:
+        if type(reply) is ReplyError:
+            raise reply

@@ -1,0 +1,254 @@
+"""What the contracts don't see of the SQLite broker: what parking costs, and who is there."""
+
+import itertools
+import sqlite3
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotask.brokers.sqlite import SqliteBroker
+from aiotask.brokers.sqlite.subscription import SqliteSubscription
+from aiotask.connections.sqlite import SqliteLink, database
+from aiotask.message import Delivery, Envelope, Settlement, new_id
+
+LEASE_S = 20.0
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
+    broker = SqliteBroker(SqliteLink(tmp_path / "aiotask.db"))
+    await broker.open()
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+async def consumer(broker: SqliteBroker) -> SqliteSubscription:
+    return await subscribed(broker)
+
+
+async def subscribed(broker: SqliteBroker, *queues: str) -> SqliteSubscription:
+    return await broker.subscribe(queues or ["q"], consumer=new_id(), lease=LEASE_S, max_losses=3)
+
+
+async def park(broker: SqliteBroker, consumer: SqliteSubscription, count: int = 1) -> list[str]:
+    """Park messages in the line `a`; return their ids, in that order."""
+    await broker.publish([Envelope(new_id(), "q", b"", "x") for _ in range(count)])
+    taken = await consumer.receive(count, 5)
+    await consumer.settle([Settlement(delivery, "park", line="a") for delivery in taken])
+    return ids(taken)
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.id for delivery in deliveries]
+
+
+async def change(broker: SqliteBroker, sql: str) -> None:
+    await broker.link.run(lambda connection: connection.execute(sql).rowcount)
+
+
+async def statements(broker: SqliteBroker) -> list[str]:
+    """Return the list that what is executed is appended to from now on."""
+    seen: list[str] = []
+    await broker.link.run(lambda connection: connection.set_trace_callback(seen.append), writes=False)
+    return seen
+
+
+def look_for_lapses(consumer: SqliteSubscription) -> None:
+    """Let it be time for that."""
+    consumer._scan_at = 0.0
+
+
+class Lock:
+    """Keeps the file locked, as another process may."""
+
+    def __init__(self, broker: SqliteBroker) -> None:
+        self._other = sqlite3.connect(broker.link.path, isolation_level=None)
+
+    def __enter__(self) -> None:
+        self._other.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, *_: object) -> None:
+        self._other.execute("ROLLBACK")
+        self._other.close()
+
+
+# ---- parking ----
+
+
+@pytest.mark.parametrize("lines", [{}, {"a": 0}, {"a": -1}, {"b": 1}, {"": 1}])
+async def test_unpark_takes_no_lock_when_there_is_nothing_to_take(
+    broker: SqliteBroker, consumer: SqliteSubscription, lines: Mapping[str, int]
+) -> None:
+    await park(broker, consumer)
+    seen = await statements(broker)
+    with Lock(broker):
+        assert await consumer.unpark(lines) == []
+    assert "BEGIN IMMEDIATE" not in seen
+
+
+async def test_unpark_returns_nothing_when_the_file_is_locked(
+    broker: SqliteBroker,
+    consumer: SqliteSubscription,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    parked = await park(broker, consumer)
+    with Lock(broker):
+        assert await consumer.unpark({"a": 1}) == []
+    assert "No messages can be taken" in caplog.text
+    assert ids(await consumer.unpark({"a": 1})) == parked
+
+
+async def test_unpark_returns_nothing_when_the_subscription_is_closed(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    parked = await park(broker, consumer)
+    await consumer.close()
+    assert await consumer.unpark({"a": 1}) == []
+    assert ids(await (await subscribed(broker)).unpark({"a": 1})) == parked
+    await broker.close()
+    assert await consumer.unpark({"a": 1}) == []
+
+
+async def test_unparked_is_handed_back_when_the_subscription_closes_meanwhile(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    parked = await park(broker, consumer)
+    unparking = consumer.unpark({"a": 1})
+    unparking.send(None)  # it is on its way through the storage thread
+    await consumer.close()
+    with pytest.raises(StopIteration) as ended:
+        unparking.send(None)
+    assert ended.value.value == []
+    assert ids(await (await subscribed(broker)).receive(1, 5)) == parked
+
+
+async def test_parking_costs_as_many_statements_as_acknowledging_when_there_are_many(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    counts: dict[tuple[str, int], int] = {}
+    for action in ("ack", "park"):
+        for count in (1, 30):
+            await broker.publish([Envelope(new_id(), "q", b"", "x") for _ in range(count)])
+            taken = await consumer.receive(count, 5)
+            seen = await statements(broker)
+            await consumer.settle([Settlement(delivery, action, line="a") for delivery in taken])  # type: ignore[arg-type]
+            counts[action, count] = len(seen)
+    assert len(set(counts.values())) == 1, counts
+
+
+async def test_unparking_costs_the_same_when_much_is_parked(broker: SqliteBroker) -> None:
+    """Counted in instructions of SQLite's machine."""
+    consumer = await subscribed(broker, "q", "other")
+
+    async def cost() -> int:
+        steps = itertools.count()
+        await broker.link.run(
+            lambda connection: connection.set_progress_handler(lambda: next(steps) and None, 1), writes=False
+        )
+        assert len(await consumer.unpark({"a": 2, "b": 2})) == 2
+        await broker.link.run(lambda connection: connection.set_progress_handler(None, 0), writes=False)
+        return next(steps)
+
+    await park(broker, consumer, 20)
+    little = await cost()
+    await park(broker, consumer, 1000)
+    assert await cost() < 2 * little
+
+
+# ---- who is there ----
+
+
+async def count(broker: SqliteBroker, queue: str = "q") -> int:
+    return (await broker.consumers([queue]))[0]
+
+
+async def until(broker: SqliteBroker) -> Any:
+    def read(connection: sqlite3.Connection) -> Any:
+        return connection.execute(f"SELECT until - {database.NOW} FROM aiotask_consumers").fetchone()[0]
+
+    return await broker.link.run(read, writes=False)
+
+
+async def test_nothing_is_written_when_a_consumer_is_known_for_half_a_lease(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    seen = await statements(broker)
+    for _ in range(3):
+        look_for_lapses(consumer)
+        assert await consumer.receive(1, 0) == []
+    assert "BEGIN IMMEDIATE" not in seen
+
+
+async def test_consumer_shows_itself_when_less_than_half_a_lease_is_left(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    await change(broker, f"UPDATE aiotask_consumers SET until = until - {LEASE_S} * 0.6")
+    assert await consumer.receive(1, 0) == []
+    look_for_lapses(consumer)
+    assert await consumer.receive(1, 0) == []
+    assert await until(broker) > LEASE_S * 0.9
+
+
+async def test_nothing_is_written_for_it_when_it_is_no_time_to_look(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    await consumer.receive(1, 0)
+    await change(broker, f"UPDATE aiotask_consumers SET until = until - {LEASE_S} * 0.6")
+    await consumer.receive(1, 0)
+    assert await until(broker) < LEASE_S * 0.5
+
+
+async def test_consumer_is_forgotten_when_it_has_not_shown_itself_for_a_lease(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    await change(broker, f"UPDATE aiotask_consumers SET until = until - {LEASE_S}")
+    assert await count(broker) == 0
+    await subscribed(broker, "other")
+    rows = await broker.link.run(
+        lambda connection: connection.execute("SELECT queues FROM aiotask_consumers").fetchall(), writes=False
+    )
+    assert rows == [('["other"]',)]
+    look_for_lapses(consumer)  # it was only held up
+    await consumer.receive(1, 0)
+    assert await count(broker) == 1
+
+
+async def test_consumer_counts_again_when_the_file_was_replaced_meanwhile(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    await change(broker, "DELETE FROM aiotask_consumers")
+    look_for_lapses(consumer)
+    await consumer.receive(1, 0)
+    assert await count(broker) == 1
+
+
+async def test_consumer_counts_by_and_by_when_the_file_was_locked_at_first(
+    broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    with Lock(broker):
+        consumer = await subscribed(broker)
+        assert await count(broker) == 0
+    assert "can't be told who consumes" in caplog.text
+    await consumer.receive(1, 0)
+    assert await count(broker) == 1
+    look_for_lapses(consumer)
+    with Lock(broker):
+        await consumer.set_queues(["other"])
+    await consumer.receive(1, 0)
+    assert await broker.consumers(["q", "other"]) == [0, 1]
+
+
+async def test_closed_consumer_stays_away_when_its_keeper_renews_late(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    keeper = consumer.lease_keeper()
+    await consumer.close()
+    await consumer.set_queues(["other"])
+    keeper.renew([1])
+    assert await broker.consumers(["q", "other"]) == [0, 0]
