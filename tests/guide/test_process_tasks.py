@@ -453,7 +453,7 @@ async def test_traceback_of_a_log_record_comes_along(worker: Worker, caplog: pyt
     assert 'raise ValueError("caught")' in logging.Formatter().format(record)
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
 async def test_it_can_send_tasks_and_wait_for_them(worker: Worker) -> None:
     result = await sum_up.delay()
     value, child, own_id = await result.get(timeout=10)

@@ -56,15 +56,20 @@ class Fetcher:
                 # There is more where the last batch came from: a moment's patience makes the next one larger.
                 await self._gather()
             asked = self._room.free
+            idle = self._is_idle()
             received = await self._receive(asked, 0.0 if burst else _WAIT_S)
             full = len(received) == asked
             if received:
                 self._room.take(len(received))
                 self._hand_on(received)
             elif burst:
-                if self._room.used == 0 and self._nothing_is_under_way():
+                # Before, too: what was written while the broker was asked is a message that it may not have seen.
+                if idle and self._is_idle():
                     return
                 await asyncio.sleep(_GATHER_S)
+
+    def _is_idle(self) -> bool:
+        return self._room.used == 0 and self._nothing_is_under_way()
 
     async def _receive(self, count: int, wait: float) -> list[Delivery]:
         try:

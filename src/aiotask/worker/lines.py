@@ -45,7 +45,7 @@ class Lines:
         """Tasks whose lines may hold something, for all that this worker knows."""
         self._parking: dict[Delivery, str] = {}
         self._on_their_way: Counter[str] = Counter()
-        """How many of each task are in `_parking`: they come before who comes after them, though no line has them yet."""
+        """How many of each task are in `_parking`: they come before later ones, though no line has them yet."""
         self._asking = False
         self._wake = asyncio.Event()
 

@@ -131,8 +131,10 @@ async def test_newcomer_waits_behind_one_who_is_on_the_way_to_the_line(stage: St
     assert not stage.lines.enter(parking)
     assert executions[0] is not None
     stage.lines.leave(executions[0])
-    assert stage.enter("d") is None, "c has come first"
-    stage.lines.settled(parking.delivery)  # it is in the line, from which another worker takes it at once
+    next_one = stage.execution("d")
+    assert not stage.lines.enter(next_one), "c has come first"
+    for execution in (parking, next_one):
+        stage.lines.settled(execution.delivery)  # both are in the line, from which another worker takes them at once
     await stage.settle()
     assert stage.enter("e") is not None
 
