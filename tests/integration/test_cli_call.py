@@ -6,6 +6,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from tests.processes import WorkerProcess
+from tests.servers.redis import free_port
 
 Run = Callable[..., "CompletedProcess[str]"]
 
@@ -142,11 +143,21 @@ def test_call_exits_69_and_names_the_url_and_its_origin_when_the_broker_is_unrea
     assert "Traceback" not in finished.stderr
 
 
-@pytest.mark.parametrize("url", ["memory://", "redos://x", "redis://user:secret@host/0"])
+@pytest.mark.parametrize("url", ["memory://", "redos://x", "redis://user:secret@host/none"])
 def test_call_exits_78_and_shows_no_password_when_the_broker_can_not_be_used(aiotask: Run, url: str) -> None:
     finished = aiotask("call", "tasks.add", "--broker", url)
 
     assert finished.returncode == 78
+    assert "secret" not in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_call_exits_69_and_shows_no_password_when_nothing_listens_there(aiotask: Run) -> None:
+    port = free_port()
+    finished = aiotask("call", "tasks.add", "--broker", f"redis://user:secret@127.0.0.1:{port}/0")
+
+    assert finished.returncode == 69
+    assert f"redis://user:***@127.0.0.1:{port}/0" in finished.stderr
     assert "secret" not in finished.stderr
     assert "Traceback" not in finished.stderr
 

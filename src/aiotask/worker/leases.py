@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from aiotask.exceptions import BrokerError
@@ -74,9 +74,11 @@ class Leases:
         for delivery in deliveries:
             held[delivery.receipt] = delivery
 
-    def drop(self, delivery: Delivery) -> None:
-        """Keep this one no longer."""
-        self._held.pop(delivery.receipt, None)
+    def drop(self, deliveries: Iterable[Delivery]) -> None:
+        """Keep these no longer."""
+        pop = self._held.pop
+        for delivery in deliveries:
+            pop(delivery.receipt, None)
 
     # In the thread
 

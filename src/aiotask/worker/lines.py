@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiotask.exceptions import BrokerError
@@ -76,13 +76,16 @@ class Lines:
             if name in self._waiting:
                 self._wake.set()
 
-    def settled(self, delivery: Delivery) -> None:
-        """Note that a delivery is off our hands: if it was to be parked, it is in its line now."""
-        name = self._parking.pop(delivery, None)
-        if name is not None:
-            self._on_their_way[name] -= 1
-            self._waiting.add(name)
-            self._wake.set()
+    def settled(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that these are off our hands: what was to be parked is in its line now."""
+        if not self._parking:
+            return
+        for delivery in deliveries:
+            name = self._parking.pop(delivery, None)
+            if name is not None:
+                self._on_their_way[name] -= 1
+                self._waiting.add(name)
+                self._wake.set()
 
     def are_empty(self) -> bool:
         """Tell whether nothing is parked, as far as this worker knows."""

@@ -45,7 +45,7 @@ class Settler:
         subscription: Subscription,
         *,
         limit: int,
-        settled: Callable[[Delivery], None],
+        settled: Callable[[list[Delivery]], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         """Wire the stage.
@@ -54,7 +54,7 @@ class Settler:
             app: Its result backends, and the settings of results.
             subscription: Settles; writes the results too, when it can do so in one step.
             limit: `behind` holds when more outcomes than this are not written.
-            settled: Told of each delivery that is off our hands, written or refused.
+            settled: Told of the deliveries that are off our hands, written or refused.
             failed: Told when writing has failed in a way that trying again does not mend.
 
         Raises:
@@ -201,8 +201,7 @@ class Settler:
                 backoff = min(_LAST_BACKOFF_S, backoff * 2)
         for delivery in refused:
             logger.warning("The outcome of %s was refused: another worker has it by now", shown(delivery.id))
-        for finish in finishes:
-            self._settled(finish.settlement.delivery)
+        self._settled([finish.settlement.delivery for finish in finishes])
 
     async def _store(self, backend: ResultBackend, rows: list[Any]) -> None:
         if backend is not self._backend:

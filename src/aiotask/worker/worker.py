@@ -206,17 +206,19 @@ class Worker:
 
     def _on_refused(self, execution: Execution, outcome: Outcome) -> None:
         self._settler.conclude(execution, outcome)
-        self._lines.leave(execution)
+        if execution.place is not None:
+            self._lines.leave(execution)
         self._room.give()
 
     def _on_gone(self, execution: Execution) -> None:
-        self._leases.drop(execution.delivery)
-        self._lines.leave(execution)
+        self._leases.drop([execution.delivery])
+        if execution.place is not None:
+            self._lines.leave(execution)
         self._room.give()
 
-    def _on_settled(self, delivery: Delivery) -> None:
-        self._leases.drop(delivery)
-        self._lines.settled(delivery)
+    def _on_settled(self, deliveries: list[Delivery]) -> None:
+        self._leases.drop(deliveries)
+        self._lines.settled(deliveries)
 
     def _on_wait(self, begins: bool) -> None:
         """Lend the slot of an execution that waits for another task: that one may need it."""

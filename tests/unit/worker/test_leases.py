@@ -101,8 +101,8 @@ async def test_lease_is_dropped_when_it_is_wanted_no_longer(keeper: Keeper, star
     leases = start()
     first, second = delivery(1), delivery(2)
     leases.hold([first, second])
-    leases.drop(first)
-    leases.drop(first)
+    leases.drop([first])
+    leases.drop([first])
     assert await asyncio.to_thread(keeper.wait_for_call)
     assert keeper.renewed[-1] == [2]
 

@@ -65,7 +65,7 @@ class Stage:
         execution = self.execution(id_, task)
         assert not self.lines.enter(execution)
         self.line.parked.setdefault(task, []).append(id_)
-        self.lines.settled(execution.delivery)
+        self.lines.settled([execution.delivery])
 
     async def settle(self) -> None:
         for _ in range(10):
@@ -134,7 +134,7 @@ async def test_newcomer_waits_behind_one_who_is_on_the_way_to_the_line(stage: St
     next_one = stage.execution("d")
     assert not stage.lines.enter(next_one), "c has come first"
     for execution in (parking, next_one):
-        stage.lines.settled(execution.delivery)  # both are in the line, from which another worker takes them at once
+        stage.lines.settled([execution.delivery])  # both are in the line, from which another worker takes them at once
     await stage.settle()
     assert stage.enter("e") is not None
 
@@ -171,7 +171,7 @@ async def test_message_parked_while_the_line_is_asked_is_not_forgotten(stage: St
     stage.line.open.set()
     await stage.settle()
     stage.line.parked["pair"] = ["e"]
-    stage.lines.settled(late.delivery)
+    stage.lines.settled([late.delivery])
     await stage.settle()
     assert stage.taken_ids == ["c", "e"]
 
