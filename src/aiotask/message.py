@@ -26,6 +26,17 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
+class Foreign(msgspec.Struct, array_like=True):
+    """What a message of another protocol says that ours has no field for, so that it can be sent on as it came."""
+
+    headers: dict[str, Any] = {}
+    """All headers, as they came."""
+    properties: dict[str, Any] = {}
+    """AMQP's basic properties but for the content type, as they came."""
+    facts: dict[str, Any] = {}
+    """What the request tells of it, by the names of the request's own fields."""
+
+
 class TaskMessage(msgspec.Struct, array_like=True):
     """One call of a task, as its caller means it. The order of the fields is the native wire format: append only."""
 
@@ -56,10 +67,16 @@ class TaskMessage(msgspec.Struct, array_like=True):
     """What is shown in place of the keyword arguments."""
     via: tuple[str, str] | None = None
     """The exchange that it was sent to, and the routing key; None when it was sent to its queue by name."""
+    foreign: Foreign | None = None
+    """Not None makes it a message of another protocol than ours, and so are its retries."""
 
 
 class Envelope(msgspec.Struct):
-    """What a broker carries: an opaque body and the facts that it acts upon."""
+    """What a broker carries: an opaque body and the facts that it acts upon.
+
+    Our own format says everything in the body. Another protocol's has `headers` and `properties` beside it, which only
+    a `HeaderCarrier` carries: opaque to it as well, but that they are AMQP's, where it speaks AMQP.
+    """
 
     id: str
     """The task id: for dead letters and revokes. It is not unique: a retry has the same."""
@@ -75,6 +92,11 @@ class Envelope(msgspec.Struct):
     """Expires so long after the broker has taken it."""
     expires_at: float | None = None
     """Expires at this time, by the broker's clock; not with `ttl_s`."""
+    headers: dict[str, Any] | None = None
+    """The headers of another protocol's message; None for a message of ours."""
+    properties: dict[str, Any] | None = None
+    """AMQP's basic properties by their names (`reply_to`, `content_encoding`, ...), but for the content type. What they
+    say wins over what the broker would make of the fields above."""
 
 
 class Delivery(msgspec.Struct, eq=False):
@@ -94,6 +116,10 @@ class Delivery(msgspec.Struct, eq=False):
     expires_at: float | None = None
     line: str | None = None
     """The waiting line that it was taken from; None when it came from its queue."""
+    headers: dict[str, Any] | None = None
+    """As in its envelope, or as another program has sent them; None where there are none."""
+    properties: dict[str, Any] | None = None
+    """As `headers`."""
 
 
 class Start(msgspec.Struct):
@@ -161,6 +187,9 @@ class DeadLetter(msgspec.Struct):
     """How long it was; longer than `body` means cut, and that it can't be replayed."""
     content_type: str
     priority: int = DEFAULT_PRIORITY
+    headers: dict[str, Any] | None = None
+    """As those of its delivery."""
+    properties: dict[str, Any] | None = None
 
 
 DEAD_BODY_BYTES: Final = 64 * 1024

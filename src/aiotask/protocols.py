@@ -6,7 +6,7 @@ float, times epoch seconds UTC by the *broker's* clock, batches ordered and neve
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from aiotask.message import (
     DeadLetter,
@@ -147,6 +147,17 @@ class Broker(Protocol):
             lease: Seconds that a received message stays ours without a renewal.
             max_losses: A message that was lost so often after a start is not begun again.
         """
+
+
+@runtime_checkable
+class HeaderCarrier(Protocol):
+    """A broker that carries `headers` and `properties` beside the body, which other protocols need.
+
+    They come back in each `Delivery` of the message, and in its `DeadLetter`: also after it was released, parked, lost
+    or replayed. What another program has sent comes with its own. To other brokers no such envelope is given.
+    """
+
+    carries_headers: Literal[True]
 
 
 @runtime_checkable

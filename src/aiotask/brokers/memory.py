@@ -7,6 +7,7 @@ long as the link lives, the broker's clock is the link's, and over several queue
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -17,7 +18,9 @@ from aiotask.protocols import Renewal, ResultBackend
 
 
 class MemoryBroker:
-    """A `Broker` and `QueueAdmin` on a `MemoryLink`; its subscriptions are `FusedFinish`."""
+    """A `Broker`, `QueueAdmin` and `HeaderCarrier` on a `MemoryLink`; its subscriptions are `FusedFinish`."""
+
+    carries_headers: Literal[True] = True
 
     def __init__(self, link: MemoryLink) -> None:
         self.link = link
@@ -134,7 +137,18 @@ class MemoryBroker:
         ]
         self._drop_dead(back)
         self._messages.add(
-            [Envelope(letter.id, letter.queue, letter.body, letter.content_type, letter.priority) for letter in back]
+            [
+                Envelope(
+                    letter.id,
+                    letter.queue,
+                    letter.body,
+                    letter.content_type,
+                    letter.priority,
+                    headers=letter.headers,
+                    properties=letter.properties,
+                )
+                for letter in back
+            ]
         )
         put_back = {letter.id for letter in back}
         return [id_ for id_ in dict.fromkeys(ids) if id_ in put_back]

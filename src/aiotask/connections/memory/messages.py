@@ -154,6 +154,7 @@ class MessageStore:
                 and envelope.delay_s is None
                 and envelope.due_at is None
                 and envelope.ttl_s is None
+                and envelope.headers is None
             ):
                 append(
                     Delivery(
@@ -184,6 +185,8 @@ class MessageStore:
             envelope.priority,
             self._behind(),
             expires_at=envelope.expires_at if envelope.ttl_s is None else now + envelope.ttl_s,
+            headers=envelope.headers,
+            properties=envelope.properties,
         )
         if due_at is not None and due_at > now:
             self._delay(delivery, due_at)
@@ -304,6 +307,8 @@ class MessageStore:
             body_bytes=len(delivery.body),
             content_type=delivery.content_type,
             priority=delivery.priority,
+            headers=delivery.headers,
+            properties=delivery.properties,
         )
         self.dead.append(letter)
 
@@ -364,4 +369,7 @@ def _again(delivery: Delivery, receipt: int, losses: int) -> Delivery:
         delivery.delivery_count + 1,
         losses,
         delivery.expires_at,
+        None,
+        delivery.headers,
+        delivery.properties,
     )
