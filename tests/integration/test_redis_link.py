@@ -498,7 +498,7 @@ async def test_loop_that_was_blocked_finds_its_link_as_it_was(proxy: FaultProxy,
 async def test_refused_reconnecting_goes_on_and_is_logged_once(
     proxy: FaultProxy, open_link: Open, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiotask.connections.redis.backoff.MOST_S", 0.01)
+    monkeypatch.setattr("aiotask.connections.backoff.MOST_S", 0.01)
     link = await open_link(proxy.url())
     proxy.refuse()
     proxy.cut()

@@ -82,7 +82,7 @@ class RedisServer:
                 self.port = free_port()
             with self.log_path.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [*_dying_with_us(), *self._command()],
+                    [*dying_with_us(), *self._command()],
                     cwd=self.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -222,7 +222,7 @@ class RedisServer:
         self._process = None
 
 
-def _dying_with_us() -> list[str]:
+def dying_with_us() -> list[str]:
     """Return the words before a command that let the kernel kill it with the process that started it."""
     program = shutil.which("setpriv")
     return [program, "--pdeathsig", "KILL"] if program else []

@@ -4,7 +4,7 @@ import asyncio
 import math
 from typing import Any
 
-from aiotask.connections.redis.backoff import Backoff
+from aiotask.connections.backoff import Backoff
 from aiotask.connections.redis.commands import Word, pack_command
 from aiotask.connections.redis.errors import LinkDown, ReplyError, ServerRefused
 from aiotask.connections.redis.link import RedisLink

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
+from aiotask.connections.backoff import Backoff
 from aiotask.connections.redis.address import read_url
-from aiotask.connections.redis.backoff import Backoff
 from aiotask.connections.redis.commands import Command, Script, ScriptCall, Word, pack_command
 from aiotask.connections.redis.dial import Dialer
 from aiotask.connections.redis.errors import (
@@ -19,8 +19,8 @@ from aiotask.connections.redis.errors import (
     translating,
 )
 from aiotask.connections.redis.server import QUESTIONS, QUESTIONS_REPLIES, Server, check_server, read_answers
-from aiotask.connections.redis.signals import Signal
 from aiotask.connections.redis.wire import Wire
+from aiotask.connections.signals import Signal
 
 Observer: TypeAlias = Callable[[bool], None]
 """Told in the event loop: True when the link is up again, False when it has gone down or is closed."""

@@ -6,12 +6,12 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from aiotask.connections.redis.backoff import Backoff
+from aiotask.connections.backoff import Backoff
 from aiotask.connections.redis.commands import pack_command
 from aiotask.connections.redis.errors import LinkClosed, LinkDown, ReplyError, ServerRefused
 from aiotask.connections.redis.link import RedisLink
-from aiotask.connections.redis.signals import Signal
 from aiotask.connections.redis.wire import Wire
+from aiotask.connections.signals import Signal
 
 MOST_UNREAD: Final = 10_000
 """More published messages than that, not handled yet, are dropped: whoever listens is told to read again."""

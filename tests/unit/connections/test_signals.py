@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aiotask.connections.redis.signals import Signal
+from aiotask.connections.signals import Signal
 
 
 async def test_all_who_wait_go_on_when_it_fires() -> None:

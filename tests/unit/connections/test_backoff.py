@@ -2,7 +2,7 @@
 
 import random
 
-from aiotask.connections.redis.backoff import Backoff
+from aiotask.connections.backoff import Backoff
 
 
 def test_pauses_double_up_to_five_seconds_with_full_jitter(monkeypatch) -> None:  # type: ignore[no-untyped-def]

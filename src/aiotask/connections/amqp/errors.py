@@ -1,0 +1,81 @@
+"""What can go wrong on a link to RabbitMQ, and how a broker or backend turns it into errors of its own."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class LinkClosed(Exception):  # noqa: N818 - says what the link is
+    """The link is not open."""
+
+
+class ServerRefused(Exception):  # noqa: N818 - says what the server did
+    """There is no RabbitMQ that can be used: unreachable, another kind of server, too old, or it does not let us in."""
+
+
+class LinkDown(Exception):  # noqa: N818 - says what the link is
+    """There is no connection, or it was lost before the answer came.
+
+    Attributes:
+        sent: True when the command had left: nobody knows whether the server carried it out. False: it did not.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class ServerBlocked(LinkDown):
+    """The server takes no messages now: it has no memory, or no disk, left. Nothing was sent."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
+class ChannelError(Exception):
+    """The server has closed a channel, since it would not do what it was asked to. Its text is the server's.
+
+    Attributes:
+        code: AMQP's: 403 not allowed, 404 not there, 405 somebody else's alone, 406 not as it was declared.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Translation(NamedTuple):
+    """The errors that an adapter raises in place of the link's: each is called with the text."""
+
+    connection: Callable[[str], Exception]
+    """The server can't be reached, refuses us, or the connection was lost."""
+    other: Callable[[str], Exception]
+    """The server has answered with an error."""
+    full: Callable[[str], Exception]
+    """The server has no room."""
+
+
+_WHAT_TO_DO = {
+    403: "Give the user the permission: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ.",
+    405: "Another program uses it alone (exclusive); use another name.",
+    406: "Another program has made it otherwise; delete it, use another name, or set up as that program does.",
+}
+
+
+@contextmanager
+def translating(place: str, translation: Translation) -> Generator[None]:
+    """Raise the adapter's errors for those of the link.
+
+    Args:
+        place: The masked URL.
+        translation: What to raise.
+    """
+    try:
+        yield
+    except ServerBlocked as error:
+        raise translation.full(str(error)) from error
+    except (LinkClosed, LinkDown, ServerRefused) as error:
+        raise translation.connection(str(error)) from error
+    except ChannelError as error:
+        hint = _WHAT_TO_DO.get(error.code, "")
+        raise translation.other(f"RabbitMQ {place} refuses: {str(error).rstrip('.')}. {hint}".rstrip()) from error

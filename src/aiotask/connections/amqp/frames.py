@@ -1,0 +1,115 @@
+"""Makes the bytes of what is sent most: messages and acknowledgements. No I/O.
+
+The driver's own way costs 40 us per message; a batch made here is one write. The format is AMQP 0-9-1, 2.3.5 and 4.2.6
+(https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf).
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+from pamqp import encode
+from pamqp.commands import Basic
+from pamqp.frame import marshal
+
+_METHOD, _HEADER, _BODY = 1, 2, 3
+_END: Final = b"\xce"
+_FRAME: Final = struct.Struct(">BHI")
+_CONTENT: Final = struct.Struct(">HHQH")
+_ACK: Final = struct.Struct(">HHQB")
+_FRAME_BYTES: Final = 8
+"""What a frame has beside its payload."""
+
+_CONTENT_TYPE, _ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = 1 << 15, 1 << 14, 1 << 13, 1 << 12, 1 << 11
+_CORRELATION_ID, _REPLY_TO, _MESSAGE_ID, _TYPE = 1 << 10, 1 << 9, 1 << 7, 1 << 5
+_PERSISTENT: Final = 2
+
+
+class Message(msgspec.Struct):
+    """A message on its way out. Persistent, unless it says otherwise."""
+
+    routing_key: str
+    body: bytes
+    message_id: str
+    """Unique: by it the server says which message could not be routed."""
+    content_type: str = ""
+    exchange: str = ""
+    correlation_id: str = ""
+    content_encoding: str = ""
+    reply_to: str = ""
+    type: str = ""
+    headers: Mapping[str, Any] | None = None
+    priority: int | None = None
+    persistent: bool = True
+    mandatory: bool = True
+
+
+@lru_cache(maxsize=1024)
+def _publish_frame(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
+    return bytes(marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory), channel))
+
+
+@lru_cache(maxsize=4096)
+def _short(text: str) -> bytes:
+    return _short_text(text)
+
+
+def _short_text(text: str) -> bytes:
+    data = text.encode()
+    if len(data) > 255:
+        raise ValueError(f"{text[:40]!r}... has {len(data)} bytes; AMQP takes at most 255 there")
+    return bytes((len(data),)) + data
+
+
+def publish_frames(channel: int, message: Message, frame_max: int) -> bytes:
+    """Return the frames of one message.
+
+    Raises:
+        ValueError: A name is longer than 255 bytes.
+    """
+    flags = _DELIVERY_MODE | _MESSAGE_ID
+    values = b""
+    if message.content_type:
+        flags |= _CONTENT_TYPE
+        values = _short(message.content_type)
+    if message.content_encoding:
+        flags |= _ENCODING
+        values += _short(message.content_encoding)
+    if message.headers:
+        flags |= _HEADERS
+        values += encode.field_table(dict(message.headers))
+    values += b"\x02" if message.persistent else b"\x01"
+    if message.priority is not None:
+        flags |= _PRIORITY
+        values += bytes((message.priority,))
+    if message.correlation_id:
+        flags |= _CORRELATION_ID
+        values += _short_text(message.correlation_id)
+    if message.reply_to:
+        flags |= _REPLY_TO
+        values += _short(message.reply_to)
+    values += _short_text(message.message_id)
+    if message.type:
+        flags |= _TYPE
+        values += _short(message.type)
+    body = message.body
+    header = _CONTENT.pack(60, 0, len(body), flags) + values
+    parts = [
+        _publish_frame(channel, message.exchange, message.routing_key, message.mandatory),
+        _FRAME.pack(_HEADER, channel, len(header)),
+        header,
+        _END,
+    ]
+    room = frame_max - _FRAME_BYTES if frame_max else len(body)
+    for at in range(0, len(body), room or 1):
+        piece = body[at : at + room]
+        parts += (_FRAME.pack(_BODY, channel, len(piece)), piece, _END)
+    return b"".join(parts)
+
+
+def ack_frames(channel: int, tags: Sequence[tuple[int, bool]]) -> bytes:
+    """Return acknowledgements: each a delivery tag, and whether it stands for all before it as well."""
+    begin = _FRAME.pack(_METHOD, channel, _ACK.size)
+    return b"".join([begin + _ACK.pack(60, 80, tag, multiple) + _END for tag, multiple in tags])

@@ -1,0 +1,58 @@
+"""Says why a RabbitMQ can't be used, and what to do. No I/O."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiotask.connections.amqp.address import Address
+from aiotask.connections.amqp.errors import ServerRefused
+
+OLDEST: Final = (3, 10)
+"""Delays that outlive a crash need quorum queues that hand their dead letters on safely: since 3.10."""
+
+
+def check_server(place: str, properties: Mapping[str, Any]) -> None:
+    """See that a server can do what is needed of it.
+
+    Raises:
+        ServerRefused: It can't.
+    """
+    product, version = str(properties.get("product", "")), str(properties.get("version", ""))
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if product == "RabbitMQ" and numbers < OLDEST:
+        raise ServerRefused(
+            f"RabbitMQ {place} is version {version}; it takes 3.10 or later, whose quorum queues lose no delayed "
+            "message. Upgrade it."
+        )
+
+
+def refused(address: Address, error: BaseException, timeout_s: float) -> ServerRefused:
+    """Return what the driver's error means."""
+    place, name = address.masked, type(error).__name__
+    said = str(error).rstrip(".")
+    if isinstance(error, TimeoutError):
+        return ServerRefused(
+            f"RabbitMQ {place} did not answer within {timeout_s:g} s. Are host and port right, and does nothing on the "
+            "way block it?"
+        )
+    if name == "ProbableAuthenticationError" or "ACCESS_REFUSED" in said:
+        return ServerRefused(
+            f"RabbitMQ {place} does not accept the user or password. Check them in the URL, "
+            "amqp://user:password@host/; special characters are percent-encoded. The user guest may only come from the "
+            "server's own machine."
+        )
+    if name == "ConnectionNotAllowed" or ("OpenOk" in said and "Connection.Close" in said):
+        return ServerRefused(
+            f"RabbitMQ {place} has no virtual host {address.vhost!r}, or this user may not use it. Check the path of the "
+            "URL (the virtual host / is written %2F), or make it: rabbitmqctl add_vhost and set_permissions."
+        )
+    if name in {"InvalidFrameError", "ProtocolSyntaxError", "IncompatibleProtocolError"}:
+        return ServerRefused(f"{place} answers, but not as a RabbitMQ does. Are host and port right?")
+    if "unexpectedly closed" in said or "reset" in said:
+        return ServerRefused(
+            f"{place} closed the connection during the handshake. Is it a RabbitMQ, does its port want TLS (amqps://), "
+            "or is it just starting?"
+        )
+    return ServerRefused(
+        f"RabbitMQ {place} can't be reached: {said or name}. Is it running, and are host and port right?"
+    )
