@@ -51,6 +51,12 @@ class Parked(msgspec.Struct):
     line: str
 
 
+class Postponed(msgspec.Struct):
+    """It is not due yet, which the broker was not told; the broker keeps it for so many seconds."""
+
+    delay_s: float
+
+
 class Lost(msgspec.Struct):
     """The process that ran the body was lost; it is run again, until that has happened too often."""
 
@@ -61,7 +67,7 @@ class HandedBack(msgspec.Struct):
     """The worker stops before the body is done; another one runs it."""
 
 
-Outcome = Succeeded | Failed | Retried | Ignored | Rejected | Expired | Parked | Lost | HandedBack
+Outcome = Succeeded | Failed | Retried | Ignored | Rejected | Expired | Parked | Postponed | Lost | HandedBack
 
 
 class ExceptionInfo(msgspec.Struct, frozen=True):

@@ -338,6 +338,10 @@ class Application(Protocol):
         """The registry: name -> task."""
 
     @property
+    def broker(self) -> Broker:
+        """The live broker."""
+
+    @property
     def backend(self) -> ResultBackend:
         """The live result backend."""
 

@@ -51,12 +51,7 @@ class Request:
         "task_object",
     )
 
-    # Facts that no part of this version sets: none of them has a group, a chord, callbacks or limits.
-    group = taskset = chord = chain = callbacks = errbacks = None
-    time_limit = soft_time_limit = None
-    timelimit = (None, None)
     utc = True
-    reply_to = None
 
     def __init__(
         self,
@@ -121,6 +116,59 @@ class Request:
         return _moment(self._message.expires) if self._message is not None else None
 
     @property
+    def group(self) -> str | None:
+        """The id of the group that it belongs to."""
+        return self._fact("group")  # type: ignore[no-any-return]
+
+    taskset = group
+
+    @property
+    def chord(self) -> Any:
+        """The body of the chord that it belongs to, a signature."""
+        return self._fact("chord")
+
+    @property
+    def chain(self) -> Any:
+        """What follows it in its chain, the next step last."""
+        return self._fact("chain")
+
+    @property
+    def callbacks(self) -> Any:
+        """The signatures to be sent when it succeeds."""
+        return self._fact("callbacks")
+
+    @property
+    def errbacks(self) -> Any:
+        """The signatures to be sent when it fails."""
+        return self._fact("errbacks")
+
+    @property
+    def timelimit(self) -> tuple[float | None, float | None]:
+        """The hard and the soft time limit that its caller has asked for, in seconds."""
+        hard, soft = self._fact("timelimit") or (None, None)
+        return hard, soft
+
+    @property
+    def time_limit(self) -> float | None:
+        """The hard time limit that its caller has asked for."""
+        return self.timelimit[0]
+
+    @property
+    def soft_time_limit(self) -> float | None:
+        """The soft time limit that its caller has asked for."""
+        return self.timelimit[1]
+
+    @property
+    def reply_to(self) -> str | None:
+        """The queue in which its caller waits for the result, if there is one."""
+        return self._fact("reply_to")  # type: ignore[no-any-return]
+
+    def _fact(self, name: str) -> Any:
+        """Return what only messages of other protocols say so far."""
+        foreign = None if self._message is None else self._message.foreign
+        return None if foreign is None else foreign.facts.get(name)
+
+    @property
     def origin(self) -> str | None:
         """Who sent it: `gen<pid>@<host>`."""
         return self._message.origin if self._message is not None else None
@@ -152,12 +200,16 @@ class Request:
     @property
     def properties(self) -> dict[str, Any]:
         """What the transport carried beside the headers."""
-        return {"correlation_id": self.id, "content_type": self._message.content_type} if self._message else {}
+        message = self._message
+        if message is None:
+            return {}
+        carried = {} if message.foreign is None else message.foreign.properties
+        return {"correlation_id": message.id, "content_type": message.content_type, **carried}
 
     @property
     def correlation_id(self) -> str | None:
         """The task id, under AMQP's name."""
-        return self.id
+        return self.properties.get("correlation_id")
 
     @property
     def priority(self) -> int:
@@ -201,7 +253,7 @@ class Request:
             "queue": delivery.queue,
             "redelivered": delivery.delivery_count > 1,
             "delivery_count": delivery.delivery_count,
-            "priority": delivery.priority,
+            "priority": self.properties.get("priority", delivery.priority),
         }
 
     def report(self, state: str, meta: Any) -> None:

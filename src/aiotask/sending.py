@@ -7,12 +7,13 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from aiotask.arguments import Arguments
-from aiotask.exceptions import EncodeError, Unroutable
-from aiotask.message import Envelope, TaskMessage, new_id
+from aiotask.exceptions import EncodeError, ImproperlyConfigured, Unroutable
+from aiotask.message import Envelope, Foreign, TaskMessage, new_id
 from aiotask.options import ADDRESSING, AT_ONCE, Timing, check_call_options, timing
-from aiotask.protocols import Application, Beyond, Outgoing
+from aiotask.protocols import Application, Beyond, HeaderCarrier, Outgoing
 from aiotask.request import find_current
 from aiotask.routing import ROUTE_OPTIONS, Address, Destination, Router, address
+from aiotask.wire.celery import write_message
 from aiotask.wire.payload import put_call
 
 logger = logging.getLogger("aiotask.sending")
@@ -64,6 +65,8 @@ def outgoing_call(
     conf = app.conf
     message = TaskMessage(task.name, new_id(), b"", origin=app.origin)
     message.priority = conf.task_default_priority if task.priority is None else task.priority
+    if conf.task_protocol == 2:
+        message.foreign = Foreign()
     parent = find_current()
     if parent is not None:
         message.parent_id = parent.id
@@ -164,21 +167,19 @@ def further_envelopes(calls: Sequence[Outgoing], envelopes: Sequence[Envelope]) 
 
 
 def message_envelope(app: Application, message: TaskMessage, queue: str, when: Timing) -> Envelope:
-    """Return a message as what the broker carries.
+    """Return a message as what the broker carries, in the protocol that it is of.
 
     Raises:
         EncodeError: The headers can't be serialised, or the whole is larger than `message_max_bytes`.
+        ImproperlyConfigured: It is of Celery's protocol, and the broker does not carry headers.
     """
+    if message.foreign is not None:
+        return _foreign_envelope(app, message, queue, when)
     try:
         body = app.codec.encode(message)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise EncodeError(f"{message.task}: the headers can't be serialised: {error}") from error
-    limit = app.conf.message_max_bytes
-    if len(body) > limit:
-        raise EncodeError(
-            f"{message.task}: the message has {len(body):,} bytes, more than message_max_bytes ({limit:,}). "
-            "Send a reference to the data, or raise the setting for senders and workers."
-        )
+        raise _headers_error(message, error) from error
+    _check_size(app, message, body)
     return Envelope(
         message.id,
         queue,
@@ -190,3 +191,42 @@ def message_envelope(app: Application, message: TaskMessage, queue: str, when: T
         when.ttl_s,
         when.expires_at,
     )
+
+
+def _foreign_envelope(app: Application, message: TaskMessage, queue: str, when: Timing) -> Envelope:
+    if not isinstance(app.broker, HeaderCarrier):
+        raise ImproperlyConfigured(
+            f"{message.task}: Celery's protocol (task_protocol 2) needs a broker whose messages have headers: amqp://, "
+            "or memory:// to try it out. Use one, or task_protocol 'aiotask'."
+        )
+    try:
+        parts = write_message(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _headers_error(message, error) from error
+    _check_size(app, message, parts.body)
+    return Envelope(
+        message.id,
+        queue,
+        parts.body,
+        parts.content_type,
+        message.priority,
+        when.delay_s,
+        when.due_at,
+        when.ttl_s,
+        when.expires_at,
+        parts.headers,
+        parts.properties,
+    )
+
+
+def _headers_error(message: TaskMessage, error: Exception) -> EncodeError:
+    return EncodeError(f"{message.task}: the headers can't be serialised: {error}")
+
+
+def _check_size(app: Application, message: TaskMessage, body: bytes) -> None:
+    limit = app.conf.message_max_bytes
+    if len(body) > limit:
+        raise EncodeError(
+            f"{message.task}: the message has {len(body):,} bytes, more than message_max_bytes ({limit:,}). "
+            "Send a reference to the data, or raise the setting for senders and workers."
+        )

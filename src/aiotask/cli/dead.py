@@ -12,9 +12,10 @@ from aiotask.cli.options import app_options, json_option, queues_option, yes_opt
 from aiotask.cli.output import echo_fields, echo_json, echo_table, printable, to_json
 from aiotask.cli.queues import confirm, which_queues
 from aiotask.cli.session import find_app, in_session, queue_admin, shown_url
-from aiotask.exceptions import DecodeError, SerializationError
+from aiotask.exceptions import SerializationError
 from aiotask.message import DeadLetter, TaskMessage
 from aiotask.protocols import QueueAdmin, ResultBackend
+from aiotask.wire.celery import read_message
 from aiotask.wire.payload import read_call
 
 _NEWEST: Final = 100
@@ -242,9 +243,7 @@ def _task_name(app: AioTask, letter: DeadLetter) -> str | None:
 
 
 def _decoded(app: AioTask, letter: DeadLetter) -> TaskMessage:
-    if letter.content_type != app.codec.content_type:
-        raise DecodeError(f"Content of type {letter.content_type!r} is none that is read here.")
-    return app.codec.decode(letter.body)
+    return app.codec.decode(letter.body) if letter.content_type == app.codec.content_type else read_message(letter)
 
 
 def _when(letter: DeadLetter) -> str:

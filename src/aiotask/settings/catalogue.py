@@ -12,6 +12,7 @@ from aiotask.settings.kinds import (
     KEY_PREFIX,
     NAME,
     NAMES,
+    PROTOCOL,
     QUEUES,
     ROUTES,
     SECRET,
@@ -61,7 +62,7 @@ class Settings(CheckedSettings):
     task_routes = Setting(optional(ROUTES), None, "Which task goes to which queue.")
     task_create_missing_queues = Setting(FLAG, True, "False: a queue that is not in `task_queues` is refused.")
     task_protocol = Setting(
-        only(TEXT, "aiotask"), "aiotask", "The message format that is sent; a later version also sends Celery's, 2."
+        PROTOCOL, "aiotask", "The message format that is sent: our own, or Celery's, 2. A worker reads both."
     )
     task_acks_late = Setting(
         FLAG, False, "Acknowledge a message when its task has ended, so that a lost worker's tasks are run again."

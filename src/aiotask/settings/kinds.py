@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -146,6 +146,19 @@ def choice(*words: str) -> Kind[str, str]:
 
     listed = " or ".join(map(repr, words))
     return Kind(listed, listed, read)
+
+
+def _read_protocol(value: Any) -> Literal["aiotask", 2]:
+    if isinstance(value, str) and value.lower() == "aiotask":
+        return "aiotask"
+    if isinstance(value, int) and not isinstance(value, bool) and value == 2:
+        return 2
+    raise ValueError("neither")
+
+
+PROTOCOL: Final[Kind[Literal["aiotask", 2], Literal["aiotask", 2]]] = Kind(
+    "'aiotask' or 2", "'aiotask' or 2", _read_protocol, parse=lambda text: 2 if text.strip() == "2" else text
+)
 
 
 def table(

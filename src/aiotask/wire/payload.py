@@ -10,6 +10,7 @@ from aiotask.exceptions import DecodeError, EncodeError, ImproperlyConfigured
 from aiotask.message import TaskMessage
 from aiotask.outcome import Packed
 from aiotask.settings import Settings
+from aiotask.wire.celery import unwrap_call, wrap_call
 from aiotask.wire.compression import compress, decompress
 from aiotask.wire.serialization import JSON, find_serializer, serializer_for
 
@@ -44,7 +45,10 @@ def put_call(
     """
     try:
         found = find_serializer(serializer)
-        if found is JSON:
+        if message.foreign is not None:
+            payload = found.encode(wrap_call(message, args, kwargs))
+            message.content_type = found.content_type
+        elif found is JSON:
             payload = JSON.encode_call(tuple(args), dict(kwargs))
         else:
             payload = found.encode([list(args), dict(kwargs)])
@@ -81,6 +85,8 @@ def read_call(message: TaskMessage, accept: Sequence[str], limit: int) -> tuple[
     if message.compression is not None:
         data = decompress(data, message.compression, limit)
     call = serializer.decode(data)
+    if message.foreign is not None:
+        call = unwrap_call(message, call)
     if isinstance(call, (list, tuple)) and len(call) == 2:
         args, kwargs = call
         if type(args) is list and type(kwargs) is dict:

@@ -2,21 +2,22 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
 from aiotask.exceptions import (
     BrokerError,
-    ContentDisallowed,
     DecodeError,
     NotRegistered,
     SerializationError,
     WorkerLost,
 )
-from aiotask.message import Delivery, Start, Verdict
-from aiotask.outcome import Expired, Failed, Outcome, Parked
+from aiotask.message import Delivery, Start, TaskMessage, Verdict
+from aiotask.outcome import Expired, Failed, Outcome, Parked, Postponed
 from aiotask.protocols import Application, Subscription
 from aiotask.showing import shown
+from aiotask.wire.celery import read_message
 from aiotask.wire.payload import read_call
 from aiotask.worker.execution import Execution
 from aiotask.worker.lines import Lines
@@ -196,11 +197,6 @@ class Admission:
             self._conclude(execution, Failed(why, dead=True))
 
     def _read(self, delivery: Delivery) -> Execution | None:
-        if delivery.content_type != self._codec.content_type:
-            self._refuse_unread(
-                delivery, ContentDisallowed(f"Messages of type {delivery.content_type!r} are refused by this worker.")
-            )
-            return None
         if len(delivery.body) > self._max_bytes:
             self._refuse_unread(
                 delivery,
@@ -210,8 +206,9 @@ class Admission:
             )
             return None
         try:
-            message = self._codec.decode(delivery.body)
-        except DecodeError as error:
+            own = delivery.content_type == self._codec.content_type
+            message = self._codec.decode(delivery.body) if own else read_message(delivery)
+        except SerializationError as error:
             self._refuse_unread(delivery, error)
             return None
         task = self._tasks.get(message.task)
@@ -224,7 +221,18 @@ class Admission:
         except SerializationError as error:
             self._conclude(execution, Failed(error, dead=True))
             return None
-        return execution
+        return execution if own else self._in_time(execution, message)
+
+    def _in_time(self, execution: Execution, message: TaskMessage) -> Execution | None:
+        """Do for a message of another protocol what its broker was not told: when it is due, and when it expires."""
+        delivery = execution.delivery
+        if delivery.expires_at is None:
+            delivery.expires_at = message.expires
+        early_s = 0.0 if message.eta is None else message.eta - time.time()
+        if early_s <= 0:
+            return execution
+        self._conclude(execution, Postponed(early_s))
+        return None
 
     def _refuse_unread(self, delivery: Delivery, error: Exception) -> None:
         self._conclude(Execution(delivery), Failed(error, dead=True))

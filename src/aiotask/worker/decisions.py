@@ -26,6 +26,7 @@ from aiotask.outcome import (
     Lost,
     Outcome,
     Parked,
+    Postponed,
     Rejected,
     Retried,
     Succeeded,
@@ -95,6 +96,8 @@ def decide(execution: Execution, outcome: Outcome, now: datetime) -> Decision:
         return Decision(Settlement(delivery, "release", lost=True), None, outcome)
     if type(outcome) is Parked:
         return Decision(Settlement(delivery, "park", line=outcome.line), None, outcome)
+    if type(outcome) is Postponed:
+        return _decide_postponement(execution, outcome)
     if type(outcome) is Expired:
         record = to_record(TaskRevokedError("expired"))
         return Decision(Settlement(delivery), _meta(execution, REVOKED, record, date_done=now), outcome)
@@ -137,6 +140,14 @@ def _decide_retry(execution: Execution, retried: Retried) -> Decision:
         record = None if retry.exc is None else to_record(retry.exc)
         stored = _meta(execution, RETRY, record, traceback=retried.traceback)
     return Decision(Settlement(delivery, "replace", envelope=envelope), stored, retried)
+
+
+def _decide_postponement(execution: Execution, postponed: Postponed) -> Decision:
+    message, delivery = execution.message, execution.delivery
+    assert execution.task is not None and message is not None  # noqa: S101, PT018 - it was read to be postponed
+    when = Timing(delay_s=postponed.delay_s, expires_at=delivery.expires_at)
+    envelope = message_envelope(execution.task.app, message, delivery.queue, when)
+    return Decision(Settlement(delivery, "replace", envelope=envelope), None, postponed)
 
 
 def _decide_reject(execution: Execution, reject: Reject, now: datetime) -> Decision:

@@ -8,7 +8,19 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Lost, Outcome, Parked, Rejected, Retried, Succeeded
+from aiotask.outcome import (
+    Expired,
+    Failed,
+    HandedBack,
+    Ignored,
+    Lost,
+    Outcome,
+    Parked,
+    Postponed,
+    Rejected,
+    Retried,
+    Succeeded,
+)
 from aiotask.showing import shown
 from aiotask.wire.errors import text_of
 from aiotask.worker.execution import Execution
@@ -55,7 +67,7 @@ def log_outcome(execution: Execution, outcome: Outcome) -> None:
 
 
 def _level(execution: Execution, outcome: Outcome) -> int:
-    if isinstance(outcome, Parked):
+    if isinstance(outcome, (Parked, Postponed)):
         return logging.DEBUG
     if isinstance(outcome, Lost):
         return logging.ERROR
@@ -87,5 +99,7 @@ def _words(execution: Execution, outcome: Outcome) -> tuple[str, str]:
             return "gave its message back" if gave_back else "was rejected", f": {text_of(reject.reason)}"
         case Parked(line=line):
             return "waits for a place", f" in the line {shown(line)}"
+        case Postponed(delay_s=delay_s):
+            return "waits for its time", f", {delay_s:.3f} s"
     assert isinstance(outcome, Lost)  # noqa: S101 - the last of the union
     return "has lost its process", f", and is handed back: {text_of(outcome.exc)}"

@@ -132,7 +132,6 @@ def test_the_priority_is_one_that_a_message_can_have() -> None:
     [
         ("timezone", "Europe/Berlin", "'UTC'"),
         ("enable_utc", False, "True"),
-        ("task_protocol", 2, "'aiotask'"),
     ],
 )
 def test_a_value_of_a_later_version_is_refused(name: str, value: Any, sole: str) -> None:
