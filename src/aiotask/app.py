@@ -19,7 +19,7 @@ from aiotask.exceptions import AioTaskError, BrokerError, ImproperlyConfigured, 
 from aiotask.message import Envelope, TaskMessage
 from aiotask.middleware import Next, check, fold, hooks
 from aiotask.options import checked_text
-from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, QueueAdmin, ResultBackend
+from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, QueueAdmin, ReplyReceiver, ResultBackend
 from aiotask.registry import Definition, Registry
 from aiotask.routing import Router
 from aiotask.schemes import check_url
@@ -97,6 +97,7 @@ class AioTask:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Lock | None = None
         self._coalescer: Coalescer[Envelope] | None = None
+        self._replies: ReplyReceiver | None = None
         self._users = 0
         self._eager: tuple[asyncio.AbstractEventLoop, EagerRunner] | None = None
         self._twin: AioTask | None = None
@@ -420,9 +421,13 @@ class AioTask:
             await asyncio.gather(*(self._send_through(self._publish_chain, call) for call in calls))
 
     async def _send(self, calls: Sequence[Outgoing]) -> None:
-        envelopes = [message_envelope(self, call.message, call.queue, call.when) for call in calls]
         if self._coalescer is None or self._loop is not asyncio.get_running_loop():
             await self.connect()
+        if self._replies is not None:
+            for call in calls:
+                call.message.reply_to = self._replies.reply_to
+            self._replies.expect([call.message.id for call in calls])
+        envelopes = [message_envelope(self, call.message, call.queue, call.when) for call in calls]
         assert self._coalescer is not None  # noqa: S101 - connect has made it
         further = [call for call in calls if call.beyond is not None]
         if further:
@@ -492,6 +497,8 @@ class AioTask:
             await self._close_adapters()
             raise
         self._coalescer = Coalescer(self._publish)
+        backend = self.backend
+        self._replies = backend if isinstance(backend, ReplyReceiver) else None
 
     async def _close_adapters(self) -> None:
         try:

@@ -69,6 +69,8 @@ class TaskMessage(msgspec.Struct, array_like=True):
     """The exchange that it was sent to, and the routing key; None when it was sent to its queue by name."""
     foreign: Foreign | None = None
     """Not None makes it a message of another protocol than ours, and so are its retries."""
+    reply_to: str | None = None
+    """The reply queue of its caller, where its result backend is one that sends results (`ReplyReceiver`)."""
 
 
 class Envelope(msgspec.Struct):

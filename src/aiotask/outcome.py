@@ -109,6 +109,7 @@ class TaskMeta(msgspec.Struct, kw_only=True):
             may get it as `Packed`, and keeps it so.
         date_done: When the state became final, aware, in UTC; None before.
         args: Arguments and worker name are stored with `result_extended` only.
+        reply_to: Where a backend that sends results sends it; never stored.
     """
 
     id: str
@@ -125,6 +126,7 @@ class TaskMeta(msgspec.Struct, kw_only=True):
     queue: str | None = None
     parent_id: str | None = None
     group_id: str | None = None
+    reply_to: str | None = None
 
     @property
     def ready(self) -> bool:

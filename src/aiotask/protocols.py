@@ -267,6 +267,17 @@ class ResultBackend(Protocol):
         """Remove what is stored of `ids`, final or not; return how many there were."""
 
 
+@runtime_checkable
+class ReplyReceiver(Protocol):
+    """A result backend that stores nothing: what becomes of a task is sent to the process that has sent it."""
+
+    reply_to: str
+    """Where to: the name of the queue of this process."""
+
+    def expect(self, ids: Sequence[str]) -> None:
+        """Keep what will come of these tasks, which are about to be sent with `reply_to`. No I/O."""
+
+
 class MessageCodec(Protocol):
     """Makes the body of a message and reads it again. No I/O."""
 

@@ -161,7 +161,7 @@ class Request:
     @property
     def reply_to(self) -> str | None:
         """The queue in which its caller waits for the result, if there is one."""
-        return self._fact("reply_to")  # type: ignore[no-any-return]
+        return self._message.reply_to if self._message is not None else None
 
     def _fact(self, name: str) -> Any:
         """Return what only messages of other protocols say so far."""

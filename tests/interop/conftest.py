@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 from celery.result import AsyncResult
 from tests.servers.fixtures import redis_server, redis_url, shared_redis
+from tests.servers.rabbitmq import RabbitServer
 
 import aiotask
 from aiotask import AioTask
@@ -29,6 +30,21 @@ def celery_app(redis_url: str) -> Iterator[Celery]:
     app = Celery("theirs", broker="memory://", backend=redis_url, set_as_current=False)
     yield app
     app.close()
+
+
+@pytest.fixture(scope="session")
+def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A RabbitMQ for all tests of this process."""
+    with RabbitServer(tmp_path_factory.mktemp("rabbit")) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbit_url(rabbit_server: RabbitServer) -> Iterator[str]:
+    """The URL of an empty virtual host."""
+    vhost = rabbit_server.make_vhost()
+    yield rabbit_server.url(vhost)
+    rabbit_server.drop_vhost(vhost)
 
 
 @pytest.fixture
@@ -56,8 +72,12 @@ def theirs(celery_app: Celery, in_celery: InCelery[Any]) -> Theirs:
 
 def _disconnect(celery_app: Celery) -> None:
     backend: Any = celery_app.backend
-    backend.result_consumer.stop()
-    backend.client.connection_pool.disconnect()
+    consumer = backend.result_consumer
+    if getattr(consumer, "_consumer", True) is not None:
+        consumer.stop()
+    if hasattr(backend, "client"):
+        backend.client.connection_pool.disconnect()
+    celery_app.close()
     backend.remove_pending_result = lambda result: result  # a result that is collected later would connect again
 
 

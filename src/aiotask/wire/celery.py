@@ -104,7 +104,6 @@ def read_message(found: Delivery | DeadLetter) -> TaskMessage:
         "group": said.group,
         "group_index": said.group_index,
         "timelimit": (hard, soft),
-        "reply_to": properties.get("reply_to") or None,
         "replaced_task_nesting": said.replaced_task_nesting or 0,
         "stamped_headers": said.stamped_headers,
         "stamps": said.stamps or {},
@@ -128,6 +127,7 @@ def read_message(found: Delivery | DeadLetter) -> TaskMessage:
         argsrepr=_text(headers.get("argsrepr")),
         kwargsrepr=_text(headers.get("kwargsrepr")),
         foreign=Foreign(headers, properties, facts),
+        reply_to=_text(properties.get("reply_to")) or None,
     )
 
 
@@ -168,7 +168,7 @@ def write_message(message: TaskMessage) -> Parts:
         headers["compression"] = message.compression
     properties = {
         "correlation_id": message.id,
-        "reply_to": foreign.facts.get("reply_to") or "",
+        "reply_to": message.reply_to or "",
         **{name: value for name, value in foreign.properties.items() if name not in _NOT_AGAIN},
         "content_encoding": find_serializer(message.content_type).content_encoding,
     }

@@ -184,7 +184,13 @@ def _meta(
     delivery, message = execution.delivery, execution.message
     if message is None:
         return TaskMeta(
-            id=delivery.id, state=state, result=result, traceback=traceback, date_done=date_done, queue=delivery.queue
+            id=delivery.id,
+            state=state,
+            result=result,
+            traceback=traceback,
+            date_done=date_done,
+            queue=delivery.queue,
+            reply_to=(delivery.properties or {}).get("reply_to"),
         )
     meta = TaskMeta(
         id=message.id,
@@ -196,6 +202,7 @@ def _meta(
         retries=message.retries,
         queue=delivery.queue,
         parent_id=message.parent_id,
+        reply_to=message.reply_to,
     )
     task, request = execution.task, execution.request
     if request is not None and request.children and task is not None and task.trail:

@@ -93,7 +93,7 @@ def test_options_are_read() -> None:
     assert message.expires == datetime(2026, 11, 20, 17, 23, 30, 524917, UTC).timestamp()
     assert (message.shadow, message.ignore_result, message.headers) == ("other", True, {"x-test-header": "v"})
     assert message.foreign.facts["timelimit"] == (60, 45)
-    assert message.foreign.facts["reply_to"] == "3ca7c462"
+    assert message.reply_to == "3ca7c462"
     assert message.foreign.properties["app_id"] == "1234"
 
 

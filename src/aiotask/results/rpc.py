@@ -1,0 +1,258 @@
+"""The result backend on RabbitMQ: outcomes are sent to who has called, into a reply queue of its process.
+
+Nothing is stored but in the memory of that process, so no other one can ask. Messages are Celery's: the row is the
+body, the task id the correlation id, the reply queue the routing key of the default exchange.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Message, Translation
+from aiotask.connections.backoff import Backoff
+from aiotask.connections.memory import Row, RowStore
+from aiotask.exceptions import BackendConnectionError, BackendError, ContentDisallowed, DecodeError
+from aiotask.outcome import TaskMeta
+from aiotask.results.memory import MemoryWatch
+from aiotask.states import FAILURE
+from aiotask.wire.errors import to_record
+from aiotask.wire.rows import decode_meta, encode_meta
+
+MOST_KNOWN: Final = 500_000
+"""Of so many of the calls that were sent last the results are kept; older ones are forgotten."""
+
+_QUEUE_EXPIRES_S: Final = 600.0
+"""The server drops the queue of a process that has been gone for so long."""
+_PREFETCH: Final = 1000
+_STORE_WITHIN_S: Final = 10.0
+_CONTENT_TYPE: Final = "application/json"
+_PROPERTIES: Final = {"content_encoding": "utf-8"}
+_ERRORS: Final = Translation(BackendConnectionError, BackendError, BackendError)
+
+_log = logging.getLogger(__name__)
+
+
+class Reply(NamedTuple):
+    """An encoded outcome, and where to; None where nobody waits for it."""
+
+    id: str
+    reply_to: str | None
+    body: bytes
+
+
+class RpcBackend:
+    """A `ResultBackend` and `ReplyReceiver` on an `AmqpLink`."""
+
+    def __init__(self, link: AmqpLink, *, persistent: bool = False, expires: float | None = None) -> None:
+        """Name the reply queue; nothing is connected.
+
+        Args:
+            link: May be a broker's as well.
+            persistent: Whether results outlive a restart of the server (`result_persistent`).
+            expires: Seconds for which results are kept here (`result_expires`); None for as long as the process lives.
+        """
+        self.link = link
+        self.reply_to = f"{link.key_prefix}.reply.{os.urandom(16).hex()}"
+        self._persistent = persistent
+        self._expires_s = expires
+        self._rows = RowStore(time.time)
+        self._known: dict[str, None] = {}
+        """The ids whose results come here, in the order in which they were sent."""
+        self._outgoing: AmqpChannel | None = None
+        self._publishing = asyncio.Lock()
+        self._incoming: AmqpChannel | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._taken = 0
+        """The delivery tag up to which all is taken and not acknowledged; 0 for none."""
+        self._open = False
+
+    @property
+    def connected(self) -> bool:
+        """True while it is open and there is a connection."""
+        return self._open and self.link.connected
+
+    async def open(self) -> None:
+        """Open the link, make the reply queue and begin to take from it.
+
+        Raises:
+            BackendConnectionError: There is no RabbitMQ that can be used.
+            BackendError: It does not let us have a queue.
+        """
+        if self._open:
+            return
+        with self.link.translating(_ERRORS):
+            await self.link.open()
+            try:
+                channel = await self._listen()
+            except BaseException:
+                await self.link.close()
+                raise
+        self._publishing = asyncio.Lock()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep_listening(channel), name="aiotask replies")
+        self._open = True
+
+    async def close(self) -> None:
+        """Take no more. What comes meanwhile waits in the queue, for ten minutes."""
+        if not self._open:
+            return
+        self._open = False
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        for channel in (self._incoming, self._outgoing):
+            if channel is not None:
+                await channel.close()
+        self._incoming = self._outgoing = None
+        await self.link.close()
+
+    # ---- sending results ----
+
+    def encode(self, meta: TaskMeta, expires: float | None) -> Reply:
+        """See `ResultBackend`; how long it is kept is the receiver's to say."""
+        return Reply(meta.id, meta.reply_to, encode_meta(meta))
+
+    async def store(self, rows: Sequence[Reply]) -> None:
+        """Send encoded outcomes to who waits for them. What waits in a queue that is gone has nobody to read it.
+
+        Raises:
+            BackendConnectionError: There is no connection, or it was lost.
+            BackendError: The server refuses it, or is full.
+        """
+        messages = [
+            Message(
+                routing_key=row.reply_to,
+                body=row.body,
+                message_id=os.urandom(8).hex(),
+                content_type=_CONTENT_TYPE,
+                properties=_PROPERTIES,
+                correlation_id=row.id,
+                persistent=self._persistent,
+                mandatory=False,
+            )
+            for row in rows
+            if row.reply_to
+        ]
+        if not messages:
+            return
+        with self.link.translating(_ERRORS):
+            async with self._publishing:
+                if self._outgoing is None or not self._outgoing.usable:
+                    self._outgoing = await self.link.channel(confirms=True)
+            outcomes = await self._outgoing.publish(messages, _STORE_WITHIN_S)
+        failed = next((outcome for outcome in outcomes if outcome is not None), None)
+        if isinstance(failed, LinkDown):
+            raise BackendConnectionError(str(failed) or f"RabbitMQ {self.link.place} has not confirmed a result.")
+        if failed is not None:
+            raise BackendError(f"RabbitMQ {self.link.place} takes no results: a reply queue refuses them.")
+
+    # ---- reading what has come ----
+
+    def expect(self, ids: Sequence[str]) -> None:
+        """See `ReplyReceiver`."""
+        known = self._known
+        known.update(dict.fromkeys(ids))
+        if len(known) > MOST_KNOWN:
+            oldest = list(known)[: len(known) - MOST_KNOWN]
+            for id_ in oldest:
+                del known[id_]
+            self._rows.forget(oldest)
+
+    async def fetch(self, ids: Sequence[str]) -> list[TaskMeta | None]:
+        """Return what has come of each id. Cost: none.
+
+        Raises:
+            BackendConnectionError: It is not open.
+            BackendError: One was not sent by this process.
+        """
+        self._must_be_ours(ids)
+        return [None if row is None else decode_meta(row.data) for row in self._rows.fetch(ids)]
+
+    def watch(self, ids: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[TaskMeta]]:
+        """See `ResultBackend`; pushed. Cost: none.
+
+        Raises:
+            BackendConnectionError: It is not open.
+            BackendError: One was not sent by this process.
+        """
+        self._must_be_ours(ids)
+        return MemoryWatch(self._rows, ids)
+
+    async def forget(self, ids: Sequence[str]) -> int:
+        """Drop what has come; return how many there were. Cost: none."""
+        return self._rows.forget(ids)
+
+    def _must_be_ours(self, ids: Sequence[str]) -> None:
+        if not self._open:
+            raise BackendConnectionError(
+                f"The result backend rpc:// on {self.link.place} is not open. Open the app first."
+            )
+        for id_ in ids:
+            if id_ not in self._known:
+                raise BackendError(
+                    f"The result of task {id_} does not come here: with rpc:// only the process that has sent a task "
+                    f"gets its result (and that of its last {MOST_KNOWN:,} calls). Ask there, or use a backend that "
+                    "stores results, such as redis://."
+                )
+
+    # ---- the reply queue ----
+
+    async def _listen(self) -> AmqpChannel:
+        channel = await self.link.channel()
+        await channel.declare_queue(self.reply_to, {"x-expires": int(_QUEUE_EXPIRES_S * 1000)})
+        self._taken = 0
+        await channel.consume(self.reply_to, partial(self._take, channel), self.reply_to, prefetch=_PREFETCH)
+        self._incoming = channel
+        return channel
+
+    async def _keep_listening(self, channel: AmqpChannel) -> None:
+        backoff = Backoff()
+        while True:
+            if channel.usable:
+                await asyncio.wait([channel.lost])
+            try:
+                channel = await self._listen()
+                backoff.reset()
+            except (LinkDown, LinkClosed, ChannelError) as error:
+                _log.info("The reply queue is out of reach, trying again: %s", error)
+                await backoff.pause()
+
+    async def _take(self, channel: AmqpChannel, message: Any) -> None:
+        """Keep a result; acknowledge it with all that come in the same iteration of the loop."""
+        task_id = message.header.properties.correlation_id
+        if task_id in self._known:
+            self._rows.store([self._read(message, task_id)])
+        first = not self._taken
+        self._taken = message.delivery.delivery_tag
+        if first:
+            await asyncio.sleep(0)
+            tag, self._taken = self._taken, 0
+            channel.acknowledge([(tag, True)])
+
+    def _read(self, message: Any, task_id: str) -> Row:
+        """Return a message as a row; what can't be read is a failure, so that nobody waits for ever."""
+        data = message.body
+        try:
+            meta = _decoded(message, task_id)
+        except (ContentDisallowed, DecodeError) as error:
+            meta = TaskMeta(id=task_id, state=FAILURE, result=to_record(error), date_done=datetime.now(UTC))
+            data = encode_meta(meta)
+        return Row(task_id, data, meta.ready, None if self._expires_s is None else time.time() + self._expires_s)
+
+
+def _decoded(message: Any, task_id: str) -> TaskMeta:
+    content_type = message.header.properties.content_type
+    if content_type != _CONTENT_TYPE:
+        raise ContentDisallowed(
+            f"The result came as {content_type!r:.80}; only JSON is read here (Celery's result_serializer)."
+        )
+    meta = decode_meta(message.body)
+    if meta.id != task_id:
+        raise DecodeError(f"The result of {meta.id!r:.80} came as that of {task_id!r:.80}.")
+    return meta

@@ -1,0 +1,234 @@
+"""Results over `rpc://`: a reply queue of RabbitMQ, which Celery's workers fill and Celery's clients read as well."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+from celery.result import AsyncResult
+from tests.interop.conftest import PATIENCE_S, InCelery
+from tests.servers.rabbitmq import RabbitServer
+
+from aiotask.connections.amqp import AmqpLink
+from aiotask.exceptions import BackendConnectionError, BackendError, ContentDisallowed
+from aiotask.outcome import TaskMeta
+from aiotask.results.rpc import RpcBackend
+from aiotask.states import FAILURE, STARTED, SUCCESS
+from aiotask.wire.errors import from_record, to_record
+
+Connect = Callable[..., Awaitable[RpcBackend]]
+
+
+@pytest.fixture
+def celery_app(rabbit_url: str) -> Celery:
+    return Celery("theirs", broker=rabbit_url, backend="rpc://", set_as_current=False)
+
+
+@pytest.fixture
+async def connect(rabbit_url: str) -> AsyncIterator[Connect]:
+    """Opens backends, each as another process has it, that are closed with the test."""
+    opened: list[RpcBackend] = []
+
+    async def connect(url: str = rabbit_url, **options: Any) -> RpcBackend:
+        backend = RpcBackend(AmqpLink(url), **options)
+        await backend.open()
+        opened.append(backend)
+        return backend
+
+    yield connect
+    for backend in opened:
+        await backend.close()
+
+
+async def send(backend: RpcBackend, reply_to: str, *metas: TaskMeta) -> None:
+    """Send as a worker does: again and again until it is done."""
+    for meta in metas:
+        meta.reply_to = reply_to
+    rows = [backend.encode(meta, None) for meta in metas]
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await backend.store(rows)
+            except BackendConnectionError:
+                await asyncio.sleep(0.05)
+
+
+async def final(backend: RpcBackend, id_: str) -> TaskMeta:
+    async with asyncio.timeout(PATIENCE_S), backend.watch([id_]) as changes:
+        async for change in changes:
+            if change.ready:
+                return change
+    raise AssertionError("the watch ended")
+
+
+# ---- among us ----
+
+
+async def test_caller_is_told_of_each_state_as_it_comes(connect: Connect) -> None:
+    caller, worker = await connect(), await connect()
+    caller.expect(["a", "b"])
+    async with asyncio.timeout(PATIENCE_S), caller.watch(["a"]) as changes:
+        for state, result in ((STARTED, None), ("PROGRESS", {"done": 1}), (SUCCESS, [1, "two"])):
+            await send(worker, caller.reply_to, TaskMeta(id="a", state=state, result=result))
+            change = await anext(changes)
+            assert (change.id, change.state, change.result) == ("a", state, result)
+    first, second = await caller.fetch(["a", "b"])
+    assert first is not None
+    assert (first.state, first.result, second) == (SUCCESS, [1, "two"], None)
+
+
+async def test_final_state_stays_whatever_comes_later(connect: Connect) -> None:
+    caller, worker = await connect(), await connect()
+    caller.expect(["a", "z"])
+    await send(worker, caller.reply_to, TaskMeta(id="a", state=SUCCESS, result=1), TaskMeta(id="a", state=STARTED))
+    await send(worker, caller.reply_to, TaskMeta(id="z", state=SUCCESS))
+    await final(caller, "z")  # behind them in the queue
+    assert (await final(caller, "a")).result == 1
+
+
+async def test_result_of_another_process_is_a_clear_error(connect: Connect) -> None:
+    caller, other, worker = await connect(), await connect(), await connect()
+    caller.expect(["a"])
+    await send(worker, caller.reply_to, TaskMeta(id="a", state=SUCCESS))
+    await final(caller, "a")
+    for ask in (lambda: other.fetch(["a"]), lambda: final(other, "a")):
+        with pytest.raises(BackendError, match="only the process that has sent a task gets its result"):
+            await ask()
+
+
+async def test_result_that_nobody_waits_for_is_sent_nowhere(connect: Connect) -> None:
+    worker = await connect()
+    await worker.store([worker.encode(TaskMeta(id="a", state=SUCCESS), None)])
+    await send(worker, "a-queue-that-is-gone", TaskMeta(id="a", state=SUCCESS))
+
+
+async def test_forgotten_result_is_gone(connect: Connect) -> None:
+    caller, worker = await connect(), await connect()
+    caller.expect(["a"])
+    await send(worker, caller.reply_to, TaskMeta(id="a", state=SUCCESS))
+    await final(caller, "a")
+    assert (await caller.forget(["a"]), await caller.forget(["a"])) == (1, 0)
+    assert await caller.fetch(["a"]) == [None]
+
+
+async def test_many_results_come_whatever_the_prefetch(connect: Connect) -> None:
+    caller, worker = await connect(), await connect()
+    ids = [f"id-{number}" for number in range(5000)]
+    caller.expect(ids)
+    for at in range(0, len(ids), 500):
+        await send(worker, caller.reply_to, *(TaskMeta(id=id_, state=SUCCESS) for id_ in ids[at : at + 500]))
+    for id_ in ids:
+        await final(caller, id_)
+
+
+async def test_results_come_after_the_connection_was_lost(connect: Connect, rabbit_server: RabbitServer) -> None:
+    caller, worker = await connect(), await connect()
+    caller.expect(["before", "after"])
+    await send(worker, caller.reply_to, TaskMeta(id="before", state=SUCCESS))
+    rabbit_server.close_connections()
+    await send(worker, caller.reply_to, TaskMeta(id="after", state=SUCCESS))
+    assert [(await final(caller, id_)).state for id_ in ("before", "after")] == [SUCCESS, SUCCESS]
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+async def test_waiting_results_outlive_the_server_when_they_are_persistent(
+    connect: Connect, tmp_path: Path, persistent: bool
+) -> None:
+    with RabbitServer(tmp_path / "rabbit") as server:
+        caller = await connect(server.url())
+        worker = await connect(server.url(), persistent=persistent)
+        caller.expect(["waiting", "later"])
+        await caller.close()
+        await send(worker, caller.reply_to, TaskMeta(id="waiting", state=SUCCESS))
+        await worker.close()
+        server.restart()
+        await caller.open()
+        await worker.open()
+        await send(worker, caller.reply_to, TaskMeta(id="later", state=SUCCESS))
+        await final(caller, "later")
+        [waited] = await caller.fetch(["waiting"])
+        assert (waited is not None) is persistent
+        await worker.close()
+        await caller.close()
+
+
+# ---- Celery's workers to us ----
+
+
+async def test_state_that_celery_s_worker_sends_comes(
+    celery_app: Celery, in_celery: InCelery[Any], connect: Connect
+) -> None:
+    caller = await connect()
+    caller.expect(["a"])
+    request = Context(id="a", reply_to=caller.reply_to, correlation_id="a")
+    async with asyncio.timeout(PATIENCE_S), caller.watch(["a"]) as changes:
+        for state, result in (("STARTED", {"pid": 1}), ("SUCCESS", {"sum": 3})):
+            await in_celery(lambda: celery_app.backend.store_result("a", result, state, request=request))  # noqa: B023
+            change = await anext(changes)
+            assert (change.state, change.result) == (state, result)
+
+
+async def test_error_that_celery_s_worker_sends_comes(
+    celery_app: Celery, in_celery: InCelery[Any], connect: Connect
+) -> None:
+    caller = await connect()
+    caller.expect(["a"])
+    request = Context(id="a", reply_to=caller.reply_to, correlation_id="a", errbacks=None)
+    error = LookupError("gone", 7)
+    backend = celery_app.backend
+    await in_celery(lambda: backend.mark_as_failure("a", error, traceback="Traceback: theirs", request=request))
+    meta = await final(caller, "a")
+    found = from_record(meta.result, meta.traceback)
+    assert (type(found), found.args, meta.traceback) == (LookupError, ("gone", 7), "Traceback: theirs")
+
+
+async def test_pickled_result_is_never_decoded_and_is_a_failure(
+    celery_app: Celery, in_celery: InCelery[Any], connect: Connect
+) -> None:
+    caller = await connect()
+    caller.expect(["a"])
+    celery_app.conf.result_serializer = "pickle"
+    request = Context(id="a", reply_to=caller.reply_to, correlation_id="a")
+    await in_celery(lambda: celery_app.backend.store_result("a", 1, "SUCCESS", request=request))
+    meta = await final(caller, "a")
+    found = from_record(meta.result, None)
+    assert (meta.state, type(found)) == (FAILURE, ContentDisallowed)
+    assert "application/x-python-serialize" in str(found)
+
+
+# ---- ours to Celery's clients ----
+
+
+@pytest.fixture
+async def waiting(celery_app: Celery, in_celery: InCelery[Any]) -> AsyncResult:
+    """A result that Celery's client waits for, of a task that it has sent to a queue that nobody takes from."""
+    return await in_celery(lambda: celery_app.send_task("nobody.runs.it", queue="unattended"))
+
+
+async def test_celery_s_client_gets_what_we_send(
+    celery_app: Celery, in_celery: InCelery[Any], connect: Connect, waiting: AsyncResult
+) -> None:
+    worker = await connect()
+    reply_to = await in_celery(lambda: celery_app.backend.oid)  # type: ignore[attr-defined]
+    await send(worker, reply_to, TaskMeta(id=waiting.id, state=STARTED, result={"pid": 1, "hostname": "w@h"}))
+    async with asyncio.timeout(PATIENCE_S):
+        while await in_celery(lambda: waiting.state) != "STARTED":
+            await asyncio.sleep(0.01)
+    await send(worker, reply_to, TaskMeta(id=waiting.id, state=SUCCESS, result={"sum": 3}, name="proj.add"))
+    assert await in_celery(lambda: waiting.get(timeout=PATIENCE_S)) == {"sum": 3}
+
+
+async def test_celery_s_client_raises_the_error_that_we_send(
+    celery_app: Celery, in_celery: InCelery[Any], connect: Connect, waiting: AsyncResult
+) -> None:
+    worker = await connect()
+    reply_to = await in_celery(lambda: celery_app.backend.oid)  # type: ignore[attr-defined]
+    record = to_record(LookupError("gone", 7))
+    await send(worker, reply_to, TaskMeta(id=waiting.id, state=FAILURE, result=record, traceback="Traceback: ours"))
+    with pytest.raises(LookupError) as raised:
+        await in_celery(lambda: waiting.get(timeout=PATIENCE_S))
+    assert raised.value.args == ("gone", 7)
+    assert await in_celery(lambda: waiting.traceback) == "Traceback: ours"
