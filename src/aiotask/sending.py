@@ -8,7 +8,7 @@ import msgspec
 
 from aiotask.arguments import Arguments
 from aiotask.exceptions import EncodeError, ImproperlyConfigured, Unroutable
-from aiotask.message import Envelope, Foreign, TaskMessage, new_id
+from aiotask.message import DEFAULT_PRIORITY, Envelope, Foreign, TaskMessage, new_id
 from aiotask.options import ADDRESSING, AT_ONCE, Timing, check_call_options, timing
 from aiotask.protocols import Application, Beyond, HeaderCarrier, Outgoing
 from aiotask.request import find_current
@@ -209,7 +209,7 @@ def _foreign_envelope(app: Application, message: TaskMessage, queue: str, when: 
         queue,
         parts.body,
         parts.content_type,
-        message.priority,
+        DEFAULT_PRIORITY if "priority" in parts.properties else message.priority,
         when.delay_s,
         when.due_at,
         when.ttl_s,

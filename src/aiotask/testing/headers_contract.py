@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from aiotask.message import Delivery, Envelope, Settlement
+from aiotask.message import Delivery, Envelope, Settlement, new_id
 from aiotask.protocols import HeaderCarrier
 from aiotask.testing.harness import LINE, BrokerHarness, settle
 
@@ -14,24 +14,27 @@ HEADERS: Final[dict[str, Any]] = {
     "timelimit": [60, None],
     "stamps": {"tenant": "acme"},
     "x-of-the-caller": "ü",
+    "x-depth": 2,
 }
 PROPERTIES: Final[dict[str, Any]] = {
     "content_encoding": "utf-8",
-    "correlation_id": "an-id",
     "reply_to": "a-queue",
     "app_id": "an-app",
 }
 
 
 def _foreign(harness: BrokerHarness, **fields: Any) -> Envelope:
-    return harness.envelope(headers=dict(HEADERS), properties=dict(PROPERTIES), **fields)
+    task_id = new_id()
+    properties = PROPERTIES | {"correlation_id": task_id}
+    return harness.envelope(id=task_id, headers=dict(HEADERS), properties=properties, **fields)
 
 
 def _carried(found: Any) -> None:
     """Fail unless all that was sent is there; more may be."""
     for name, sent, came in (("headers", HEADERS, found.headers), ("properties", PROPERTIES, found.properties)):
         assert came is not None, f"the {name} are gone"
-        assert {key: came.get(key, "not there") for key in sent} == sent, f"the {name} have changed"
+        changed = {key: came.get(key, "is gone") for key in sent if came.get(key, "is gone") != sent[key]}
+        assert not changed, f"the {name} have changed: {changed}"
 
 
 async def _taken(harness: BrokerHarness, **fields: Any) -> Delivery:
