@@ -7,8 +7,10 @@ An adapter's author makes one harness for each clause, on a storage of its own, 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 from aiotask.message import Delivery, Envelope, Finish, Settlement, Start, Verdict, new_id
@@ -84,6 +86,41 @@ class Harness:
             await asyncio.sleep(0.01)
 
 
+class Ability(Enum):
+    """What most brokers can do, and a server may leave no way to do. The value says what a broker without it does.
+
+    A clause that is held to one names it (`needs`); a harness says which its adapter `lacks`, and `missing` tells why a
+    clause does not apply. An adapter's documentation has to say what it lacks.
+    """
+
+    LEASE_ENDS = "a message is its consumer's for as long as the connection lives: no lease of it ends by time"
+    SEES_STARTS = "the server does not know what was started: what is lost unstarted counts as lost for late ones alone"
+    PRIORITIES = "messages have no priorities"
+    AHEAD_AT_ONCE = "what was lost comes ahead of what waits, but not of what is taken at that moment"
+    ONE_ORDER = "there is no order over several queues"
+    LINE_LEFT = "what is lost after it was unparked comes ahead when its line is looked at next"
+    COUNTS_HELD = "nobody can tell how many messages of a queue are handed out or delayed, nor purge the delayed ones"
+
+
+Clause = TypeVar("Clause", bound=Callable[..., Awaitable[None]])
+
+
+def needs(*abilities: Ability) -> Callable[[Clause], Clause]:
+    """Mark a clause as one that an adapter is held to that has these abilities."""
+
+    def mark(clause: Clause) -> Clause:
+        vars(clause)["needs"] = frozenset(abilities)
+        return clause
+
+    return mark
+
+
+def missing(clause: Callable[..., Awaitable[None]], lacks: AbstractSet[Ability]) -> str:
+    """Return why an adapter that lacks abilities is not held to a clause; empty when it is."""
+    wanting: AbstractSet[Ability] = vars(clause).get("needs", frozenset())
+    return "; ".join(sorted(ability.value for ability in wanting & lacks))
+
+
 @dataclass(kw_only=True)
 class BrokerHarness(Harness):
     """Brokers on one storage.
@@ -94,6 +131,7 @@ class BrokerHarness(Harness):
         sleep_over_lease: Waits until leases of `lease` seconds have lapsed; None waits for as long.
         unreachable: Makes a broker whose server isn't there; for `UNREACHABLE_CLAUSES`.
         queue: A name that nobody else uses.
+        lacks: What the adapter can't do, by its server's nature.
     """
 
     connect: Callable[[], Broker]
@@ -101,6 +139,7 @@ class BrokerHarness(Harness):
     sleep_over_lease: Callable[[], Awaitable[None]] | None = None
     unreachable: Callable[[], Broker] | None = None
     queue: str = field(default_factory=lambda: f"queue-{new_id()[:8]}")
+    lacks: AbstractSet[Ability] = frozenset()
 
     async def broker(self) -> Broker:
         """Return another open broker."""
@@ -122,8 +161,10 @@ class BrokerHarness(Harness):
         return await broker.subscribe(queues or [self.queue], consumer=new_id(), lease=lease, max_losses=max_losses)
 
     def envelope(self, **fields: Any) -> Envelope:
-        """Return a message with a fresh id in `queue`, but for `fields`."""
+        """Return a message with a fresh id in `queue`, but for `fields`; with no priority where there are none."""
         defaults = {"id": new_id(), "queue": self.queue, "body": b"body", "content_type": "application/x-test"}
+        if Ability.PRIORITIES in self.lacks:
+            fields = {name: value for name, value in fields.items() if name != "priority"}
         return Envelope(**{**defaults, **fields})
 
     async def publish(self, *envelopes: Envelope) -> None:

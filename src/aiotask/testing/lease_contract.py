@@ -5,7 +5,7 @@ import time
 from typing import Final
 
 from aiotask.message import Settlement, Start, Verdict
-from aiotask.testing.harness import BrokerHarness, begin, ids, settle
+from aiotask.testing.harness import Ability, BrokerHarness, begin, ids, needs, settle
 
 
 async def message_stays_ours_when_its_lease_lasts(harness: BrokerHarness) -> None:
@@ -45,6 +45,7 @@ async def waiting_consumer_gets_it_when_a_lease_lapses(harness: BrokerHarness) -
     assert len(await harness.soon(waiting)) == 1
 
 
+@needs(Ability.LEASE_ENDS)
 async def message_stays_when_only_shorter_leases_lapse(harness: BrokerHarness) -> None:
     """A lease lasts as long as its own subscription asked for."""
     await harness.publish(harness.envelope())
@@ -55,6 +56,7 @@ async def message_stays_when_only_shorter_leases_lapse(harness: BrokerHarness) -
     await harness.nothing_is_left()
 
 
+@needs(Ability.LEASE_ENDS)
 async def message_stays_when_its_lease_is_renewed(harness: BrokerHarness) -> None:
     """A renewal extends a lease to a full one from then: the message goes to nobody before that, and then it does."""
     await harness.publish(harness.envelope())
@@ -137,6 +139,7 @@ async def loss_is_counted_when_a_started_message_lapses(harness: BrokerHarness) 
     assert (delivery.delivery_count, delivery.losses) == (3, 2)
 
 
+@needs(Ability.SEES_STARTS)
 async def no_loss_is_counted_when_an_unstarted_message_lapses(harness: BrokerHarness) -> None:
     """A lease that lapses before the start is no loss."""
     await harness.publish(harness.envelope())
@@ -147,6 +150,7 @@ async def no_loss_is_counted_when_an_unstarted_message_lapses(harness: BrokerHar
     assert delivery.losses == 0
 
 
+@needs(Ability.SEES_STARTS)
 async def no_loss_is_counted_when_the_start_was_refused(harness: BrokerHarness) -> None:
     """A delivery that `begin` did not let run is not started: no loss when its lease lapses."""
     await harness.publish(harness.envelope(expires_at=harness.now() - 1))
@@ -169,6 +173,7 @@ async def losses_stay_counted_when_a_message_is_given_back(harness: BrokerHarnes
     assert delivery.losses == 1
 
 
+@needs(Ability.PRIORITIES, Ability.AHEAD_AT_ONCE)
 async def reclaimed_message_comes_first_when_urgent_ones_wait(harness: BrokerHarness) -> None:
     """A reclaimed message comes ahead of all that waits, whatever the priorities."""
     reclaimed = harness.envelope(priority=9)
@@ -212,6 +217,7 @@ async def start_is_lost_when_the_delivery_is_settled(harness: BrokerHarness) -> 
     assert await consumer.begin([Start(delivery)]) == [Verdict.LOST]
 
 
+@needs(Ability.SEES_STARTS)
 async def start_is_refused_when_one_was_lost_while_acknowledged_early(harness: BrokerHarness) -> None:
     """What was started and lost does not start again under early acknowledgement: STARTED_BEFORE."""
     consumer, delivery = await harness.lost()
@@ -247,6 +253,7 @@ async def start_is_allowed_when_the_message_has_not_expired(harness: BrokerHarne
     await begin(consumer, await harness.take(consumer, 2))
 
 
+@needs(Ability.SEES_STARTS)
 async def loss_is_judged_first_when_an_early_one_is_lost_too_often(harness: BrokerHarness) -> None:
     """STARTED_BEFORE is asked before TOO_MANY_STARTS and EXPIRED."""
     consumer, delivery = await harness.lost(max_losses=1, ttl_s=harness.lease)
@@ -259,6 +266,7 @@ async def number_is_judged_first_when_one_lost_too_often_has_expired(harness: Br
     assert await consumer.begin([Start(delivery, acks_late=True)]) == [Verdict.TOO_MANY_STARTS]
 
 
+@needs(Ability.SEES_STARTS)
 async def delivery_stays_ours_when_its_start_is_refused(harness: BrokerHarness) -> None:
     """All verdicts but LOST leave the delivery with the consumer, who settles it."""
     consumer, delivery = await harness.lost(max_losses=1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aiotask.message import Delivery, Settlement, Start, Verdict
-from aiotask.testing.harness import DUE_LATE_S, LINE, BrokerHarness, begin, ids, settle
+from aiotask.testing.harness import DUE_LATE_S, LINE, Ability, BrokerHarness, begin, ids, needs, settle
 
 
 async def message_is_gone_when_it_is_acknowledged(harness: BrokerHarness) -> None:
@@ -31,6 +31,7 @@ async def message_comes_at_once_when_it_is_released(harness: BrokerHarness) -> N
     assert ids(await harness.take(consumer)) == [delivery.id]
 
 
+@needs(Ability.PRIORITIES)
 async def urgent_message_comes_first_when_another_is_released(harness: BrokerHarness) -> None:
     """A released message is ahead in its own priority only."""
     released, urgent = harness.envelope(priority=6), harness.envelope(priority=4)
@@ -112,7 +113,7 @@ async def new_message_takes_the_place_when_one_is_replaced(harness: BrokerHarnes
     envelope = harness.envelope(id=delivery.id, body=b"retry", priority=4)
     await settle(consumer, Settlement(delivery, "replace", envelope=envelope))
     (after,) = await harness.take(consumer)
-    assert (after.id, after.body, after.priority) == (delivery.id, b"retry", 4)
+    assert (after.id, after.body, after.priority) == (delivery.id, b"retry", envelope.priority)
     assert (after.delivery_count, after.losses) == (1, 0)
     await settle(consumer, Settlement(after))
     await consumer.close()
@@ -236,7 +237,8 @@ async def _stale(harness: BrokerHarness, settlement: Callable[[Delivery], Settle
     await settle(heir, Settlement(taken, "release"))
     third = await harness.consumer()
     (again,) = await harness.take(third)
-    assert (again.id, again.delivery_count, again.losses) == (lost.id, 3, 0)
+    losses = 1 if Ability.SEES_STARTS in harness.lacks else 0
+    assert (again.id, again.delivery_count, again.losses) == (lost.id, 3, losses)
     await harness.nothing_comes(third)
 
 
