@@ -80,6 +80,15 @@ class Destination(NamedTuple):
     routing_key: str
 
 
+class Binding(NamedTuple):
+    """That a queue gets what is sent to an exchange with a fitting routing key."""
+
+    queue: str
+    exchange: str
+    type: str
+    key: str
+
+
 class Rules:
     """Routes by the names of tasks and by patterns: an exact name first, then the patterns in their order."""
 
@@ -238,6 +247,14 @@ class Router:
             self._types.setdefault(exchange, default_exchange_type)
         self._default_exchange = default_exchange or self._keys.get(default_queue, (DEFAULT_EXCHANGE,))[0]
         self.plain = not self.routers and create_missing and self._default_exchange == DEFAULT_EXCHANGE
+
+    def bindings(self) -> list[Binding]:
+        """Return what the declared queues are bound to, for brokers that have exchanges."""
+        return [
+            Binding(queue, exchange, self._types[exchange], key)
+            for exchange, bound in self._bindings.items()
+            for queue, key in bound
+        ]
 
     def route(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any) -> Route:
         """Return the options of the first route that there is for a call; empty when there is none.

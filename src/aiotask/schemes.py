@@ -32,27 +32,28 @@ _REDIS: Final = (
     "redis+sentinel",
     "rediss+sentinel",
 )
+_AMQP: Final = ("amqp", "amqps")
 _TCP: Final = _REDIS[:2]
 _LINKS: Final = {
     "memory": _Place("aiotask.connections.memory", "MemoryLink"),
     "sqlite": _Place("aiotask.connections.sqlite", "SqliteLink"),
     **dict.fromkeys(_REDIS, _Place("aiotask.connections.redis", "RedisLink")),
+    **dict.fromkeys(_AMQP, _Place("aiotask.connections.amqp", "AmqpLink")),
 }
 _BROKERS: Final = {
     "memory": _Place("aiotask.brokers.memory", "MemoryBroker"),
     "sqlite": _Place("aiotask.brokers.sqlite", "SqliteBroker"),
     **dict.fromkeys(_REDIS, _Place("aiotask.brokers.redis", "RedisBroker")),
+    **dict.fromkeys(_AMQP, _Place("aiotask.brokers.amqp", "AmqpBroker")),
 }
 _BACKENDS: Final = {
     "memory": _Place("aiotask.results.memory", "MemoryBackend"),
     "sqlite": _Place("aiotask.results.sqlite", "SqliteBackend"),
     **dict.fromkeys(_REDIS, _Place("aiotask.results.redis", "RedisBackend")),
+    "rpc": _Place("aiotask.results.rpc", "RpcBackend"),
 }
 _NOT_YET: Final = frozenset(
     {
-        "amqp",
-        "amqps",
-        "rpc",
         "mongodb",
         "tyrant",
         "disabled",
@@ -103,11 +104,34 @@ def make_pair(broker_url: str, backend_url: str, settings: Settings) -> tuple[Br
         return scheme, links[key]
 
     scheme, broker_link = link(broker_url)
-    options = {"publish_timeout": settings.broker_publish_timeout} if scheme in _REDIS else {}
-    broker: Broker = _BROKERS[scheme].load()(broker_link, **options)
+    broker: Broker = _BROKERS[scheme].load()(broker_link, **_broker_options(scheme, settings))
+    if backend_url.startswith("rpc:"):
+        return broker, _make_rpc(scheme, broker_link, settings)
     scheme, backend_link = link(backend_url)
     backend: ResultBackend = _BACKENDS[scheme].load()(backend_link)
     return broker, backend
+
+
+def _make_rpc(broker_scheme: str, link: Any, settings: Settings) -> ResultBackend:
+    if broker_scheme not in _AMQP:
+        raise ImproperlyConfigured(
+            f"result_backend 'rpc://' sends results over the broker, and {broker_scheme}:// has no reply queues: it takes "
+            "an amqp:// broker. Leave it out to have the results where the messages are."
+        )
+    options = {"persistent": settings.result_persistent, "expires": settings.result_expires}
+    backend: ResultBackend = _BACKENDS["rpc"].load()(link, **options)
+    return backend
+
+
+def _broker_options(scheme: str, settings: Settings) -> dict[str, Any]:
+    if scheme not in {*_REDIS, *_AMQP}:
+        return {}
+    options: dict[str, Any] = {"publish_timeout": settings.broker_publish_timeout}
+    if scheme in _AMQP:
+        options["queue_type"] = settings.broker_transport_options.get("queue_type", "quorum")
+        options["max_priority"] = settings.task_queue_max_priority
+        options["bindings"] = settings.router.bindings()
+    return options
 
 
 def make_backend(url: str, settings: Settings) -> ResultBackend:
@@ -117,6 +141,11 @@ def make_backend(url: str, settings: Settings) -> ResultBackend:
         ImproperlyConfigured: The URL's scheme is unknown, or its rest can't be read.
     """
     scheme = check_url("backend", url)
+    if scheme == "rpc":
+        raise ImproperlyConfigured(
+            "A task can't have a result backend 'rpc://' of its own: whoever waits has one reply queue for all. Set "
+            "result_backend."
+        )
     backend: ResultBackend = _BACKENDS[scheme].load()(_make_link(scheme, url, settings))
     return backend
 
@@ -142,6 +171,14 @@ def _make_link(scheme: str, url: str, settings: Settings) -> Any:
             url,
             connection_timeout=settings.broker_connection_timeout,
             command_timeout=settings.broker_command_timeout,
+            key_prefix=options.get("key_prefix", "aiotask"),
+        )
+    if scheme in _AMQP:
+        return kind(
+            url,
+            connection_timeout=settings.broker_connection_timeout,
+            command_timeout=settings.broker_command_timeout,
+            heartbeat=settings.broker_heartbeat,
             key_prefix=options.get("key_prefix", "aiotask"),
         )
     return kind()

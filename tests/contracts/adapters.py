@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer, free_port
 
+from aiotask.brokers.amqp import AmqpBroker
 from aiotask.brokers.memory import MemoryBroker
 from aiotask.brokers.redis import RedisBroker
 from aiotask.brokers.sqlite import SqliteBroker
+from aiotask.connections.amqp import AmqpLink
 from aiotask.connections.memory import MemoryLink
 from aiotask.connections.redis import RedisLink
 from aiotask.connections.sqlite import SqliteLink
@@ -21,7 +24,7 @@ from aiotask.protocols import Broker, ResultBackend
 from aiotask.results.memory import MemoryBackend
 from aiotask.results.redis import RedisBackend
 from aiotask.results.sqlite import SqliteBackend
-from aiotask.testing.harness import BackendHarness, FinishHarness
+from aiotask.testing.harness import Ability, BackendHarness, BrokerHarness, FinishHarness
 
 MEMORY_PATIENCE_S = 0.5
 """The same for the sound adapters as for the broken ones: that a double fails is never a lack of patience."""
@@ -114,11 +117,61 @@ def redis_backend(_: Path) -> BackendHarness:
     )
 
 
-BROKERS: dict[str, Callable[[Path], FinishHarness]] = {
+@functools.cache
+def rabbit_server() -> RabbitServer:
+    """Return a server that the tests of this process share; it is gone with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="aiotask-rabbitmq-"))
+    server = RabbitServer(folder).start()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(server.kill9)
+    return server
+
+
+ALL_AMQP_LACKS = frozenset(Ability)
+AMQP_PRIORITIES_LACK = ALL_AMQP_LACKS - {Ability.PRIORITIES}
+
+
+class RabbitHarness(BrokerHarness):
+    """Brokers in a virtual host of their own. Leases end there with their connection: `lapse` cuts it."""
+
+    def __init__(self, *, max_priority: int | None = None) -> None:
+        server = rabbit_server()
+        self._vhost = server.make_vhost()
+        self._brokers: list[AmqpBroker] = []
+
+        def connect() -> AmqpBroker:
+            broker = AmqpBroker(AmqpLink(server.url(self._vhost)), max_priority=max_priority)
+            self._brokers.append(broker)
+            return broker
+
+        super().__init__(
+            connect=connect,
+            unreachable=lambda: AmqpBroker(AmqpLink(f"amqp://127.0.0.1:{free_port()}/")),
+            lacks=ALL_AMQP_LACKS if max_priority is None else AMQP_PRIORITIES_LACK,
+        )
+
+    async def lapse(self) -> None:
+        for broker in self._brokers:
+            for subscription in tuple(broker.subscriptions):
+                if subscription.lease == self.lease:
+                    subscription.link.cut()
+        await super().lapse()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await super().__aexit__(*exc_info)
+        rabbit_server().drop_vhost(self._vhost)
+
+
+BROKERS: dict[str, Callable[[Path], BrokerHarness]] = {
     "memory": lambda _: memory_broker_harness(),
     "sqlite": sqlite_broker,
     "redis": redis_broker,
+    "amqp": lambda _: RabbitHarness(),
+    "amqp-priorities": lambda _: RabbitHarness(max_priority=9),
 }
+LACKS = {"amqp": ALL_AMQP_LACKS, "amqp-priorities": AMQP_PRIORITIES_LACK}
+"""What those that are not among them lack is nothing."""
+FUSED = ("memory", "sqlite", "redis")
 BACKENDS: dict[str, Callable[[Path], BackendHarness]] = {
     "memory": lambda _: memory_backend_harness(),
     "sqlite": sqlite_backend,

@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.fixtures import redis_server, redis_url, shared_redis
+from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis
 
 from aiotask import AioTask
 from aiotask.message import DeadLetter, Envelope, QueueDepth, TaskMessage
 
-__all__ = ["redis_server", "redis_url", "shared_redis"]
+__all__ = ["rabbit_url", "redis_server", "redis_url", "shared_rabbit", "shared_redis"]
 
 PATIENCE_S = 10.0
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty broker."""
+@pytest.fixture(params=["memory", "sqlite", "redis", "amqp"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty broker. RabbitMQ has results in a file beside it."""
+    if request.param == "amqp":
+        monkeypatch.setenv("AIOTASK_RESULT_BACKEND", f"sqlite:///{tmp_path}/results.db")
+        return str(request.getfixturevalue("rabbit_url"))
     if request.param == "redis":
         return str(request.getfixturevalue("redis_url"))
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/tasks.db"

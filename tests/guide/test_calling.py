@@ -369,5 +369,5 @@ async def test_calls_that_fail_together_have_exceptions_of_their_own(
 
 
 async def test_broker_that_is_not_there_is_named_with_the_reason() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"broker_url 'amqp://u:\*\*\*@host/0': .* not available"):
-        AioTask("proj", broker="amqp://u:hunter2@host/0")
+    with pytest.raises(ImproperlyConfigured, match=r"broker_url 'mongodb://u:\*\*\*@host/0': .* not available"):
+        AioTask("proj", broker="mongodb://u:hunter2@host/0")

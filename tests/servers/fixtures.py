@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.servers.proxy import FaultProxy
+from tests.servers.rabbitmq import RabbitServer, need_rabbitmq, vhost_of
 from tests.servers.redis import RedisServer, certificates, need_redis
 
 from aiotask.connections.redis import RedisLink
@@ -84,3 +85,26 @@ async def open_link() -> AsyncIterator[Callable[..., Awaitable[RedisLink]]]:
 async def link(redis_url: str, open_link: Callable[..., Awaitable[RedisLink]]) -> RedisLink:
     """An open link to `redis_server`."""
     return await open_link(redis_url)
+
+
+@pytest.fixture(scope="session")
+def shared_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """One server for all tests of this process, since it takes seconds to start; each has a virtual host."""
+    need_rabbitmq()
+    with RabbitServer(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbit_url(shared_rabbit: RabbitServer) -> Iterator[str]:
+    """The URL of an empty virtual host."""
+    with vhost_of(shared_rabbit) as vhost:
+        yield shared_rabbit.url(vhost)
+
+
+@pytest.fixture
+def private_rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
+    """A running server of the test's own, which it may stop, freeze and kill."""
+    need_rabbitmq()
+    with RabbitServer(tmp_path / "rabbitmq") as server:
+        yield server

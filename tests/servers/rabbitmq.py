@@ -158,13 +158,16 @@ class RabbitServer:
 
     def evaluate(self, expression: str) -> str:
         """Return what an Erlang expression, with a full stop at its end, comes to on the node."""
-        done = subprocess.run(
-            ["erl_call", "-address", f"localhost:{self._distribution_port}", "-c", "cookie", "-e"],
-            input=f"{expression}\n".encode(),
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        for _ in range(3):  # it gives its connection up at once when the node is busy
+            done = subprocess.run(
+                ["erl_call", "-address", f"localhost:{self._distribution_port}", "-c", "cookie", "-r", "-e"],
+                input=f"{expression}\n".encode(),
+                capture_output=True,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+            if b"failed to connect" not in done.stderr:
+                break
         answer = done.stdout.decode(errors="replace")
         assert answer.startswith("{ok, "), f"{expression}\n{answer}\n{done.stderr.decode(errors='replace')}"
         return answer.removeprefix("{ok, ").removesuffix("}")
@@ -200,7 +203,7 @@ class RabbitServer:
     def queues(self, vhost: str) -> list[str]:
         """Return the names of the queues of a virtual host, sorted."""
         names = self.evaluate(
-            f'string:join(lists:sort([binary_to_list(element(4, amqqueue:get_name(Q))) || Q <- '
+            f"string:join(lists:sort([binary_to_list(element(4, amqqueue:get_name(Q))) || Q <- "
             f'rabbit_amqqueue:list(<<"{vhost}">>)]), "\\n").'
         )
         return names.strip('"').split("\\n") if names not in {"[]", '""'} else []

@@ -34,7 +34,7 @@ _OPTIONAL_NAME: Final = optional(NAME, word=None)
 _OPTIONAL_TEXT: Final = optional(TEXT, word=None)
 _OPTIONAL_URL: Final = optional(URL, word=None)
 _TRANSPORT_OPTIONS: Final = table(
-    {"synchronous": choice("FULL", "NORMAL"), "key_prefix": KEY_PREFIX}, not_yet=frozenset({"queue_type"})
+    {"synchronous": choice("FULL", "NORMAL"), "key_prefix": KEY_PREFIX, "queue_type": choice("quorum", "classic")}
 )
 
 
@@ -95,7 +95,9 @@ class Settings(CheckedSettings):
     task_max_deliveries = Setting(
         whole(1), 4, "A message whose worker was lost so many times is dead-lettered, not started again."
     )
-    task_queue_max_priority = not_yet(optional(whole(0, 255)), None, "Make RabbitMQ queues with so many priorities.")
+    task_queue_max_priority = Setting(
+        optional(whole(1, 255)), None, "Make RabbitMQ queues with so many priorities, which makes them classic ones."
+    )
     task_send_error_emails = not_yet(FLAG, False, "Send an e-mail for each unexpected failure.")
 
     accept_content = Setting(
@@ -112,7 +114,7 @@ class Settings(CheckedSettings):
     result_serializer = Setting(TEXT, "json", "The format of results; exceptions are plain values in each.")
     result_compression = Setting(_OPTIONAL_TEXT, None, "The compression of results.")
     result_expires = Setting(optional(seconds()), "1d", "How long results are kept. None: for ever.")
-    result_persistent = not_yet(FLAG, False, "Results that are sent as messages survive a restart of the broker.")
+    result_persistent = Setting(FLAG, False, "`rpc://`: results that wait in a reply queue survive a restart of RabbitMQ.")
     result_extended = Setting(FLAG, False, "Store arguments and the worker's name with each result.")
     message_max_bytes = Setting(size(1), "1MiB", "Longer messages are refused before they are sent.")
 
@@ -149,12 +151,15 @@ class Settings(CheckedSettings):
     broker_connection_timeout = Setting(seconds(), 5, "How long connecting may take.")
     broker_command_timeout = Setting(seconds(), 5, "How long the server may take to answer.")
     broker_publish_timeout = Setting(seconds(), 10, "How long the server may take to confirm a message.")
-    broker_heartbeat = not_yet(seconds(zero=True), 60, "The interval of RabbitMQ heartbeats.")
+    broker_heartbeat = Setting(
+        seconds(zero=True), 60, "The interval of RabbitMQ heartbeats. A connection is probed every 5 s in any case."
+    )
     broker_transport_options = Setting(
         _TRANSPORT_OPTIONS,
         {},
         "SQLite: `synchronous` FULL survives a power cut, NORMAL a crash of the process. Redis: the keys of queues "
-        "begin with `key_prefix`, by default `aiotask`.",
+        "begin with `key_prefix`, by default `aiotask`. RabbitMQ: queues are made with `queue_type` quorum or classic; "
+        "`key_prefix` begins the names of those for delays.",
     )
     http_dispatch_allow_private = not_yet(FLAG, False, "Let `aiotask.http_dispatch` call private addresses.")
 

@@ -4,7 +4,7 @@ It stands on aio-pika's channel under it (aiormq), whose way of sending costs a 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -108,6 +108,10 @@ class AmqpChannel:
         self._loop = asyncio.get_running_loop()
         self._batches: set[_Batch] = set()
         self._prefetch: int | None = None
+        self._writing = asyncio.Lock()
+        self._asking: set[asyncio.Task[Any]] = set()
+        self._acks: list[bytes] = []
+        self._acking: asyncio.Task[None] | None = None
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
         """Done once the channel is closed, by whomever; its result says why."""
         channel.closing.add_done_callback(self._on_closed)
@@ -156,17 +160,17 @@ class AmqpChannel:
         batch = _Batch(len(messages), self._loop)
         self._batches.add(batch)
         try:
-            tag = channel.delivery_tag
-            for position, message in enumerate(messages):
-                tag += 1
-                message_id = message.message_id
-                tags[message_id] = tag
-                confirmations[tag] = _Confirm(batch, position, partial(tags.pop, message_id, None))
-            channel.delivery_tag = tag
-            deadline = self._loop.time() + timeout
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._write_all(framed)
+                async with asyncio.timeout(timeout):
+                    async with self._writing:  # what is numbered first is written first
+                        tag = channel.delivery_tag
+                        for position, message in enumerate(messages):
+                            tag += 1
+                            message_id = (message.properties or {}).get("message_id", message.message_id)
+                            tags[message_id] = tag
+                            confirmations[tag] = _Confirm(batch, position, partial(tags.pop, message_id, None))
+                        channel.delivery_tag = tag
+                        await self._write_all(framed)
                     await batch.done
         finally:
             self._batches.discard(batch)
@@ -175,27 +179,52 @@ class AmqpChannel:
     async def _write_all(self, framed: Sequence[bytes]) -> None:
         parts: list[bytes] = []
         size = 0
-        for part in framed:
-            parts.append(part)
-            size += len(part)
-            if size >= _WRITE_BYTES:
+        try:
+            for part in framed:
+                parts.append(part)
+                size += len(part)
+                if size >= _WRITE_BYTES:
+                    await self._write(b"".join(parts))
+                    parts, size = [], 0
+            if parts:
                 await self._write(b"".join(parts))
-                parts, size = [], 0
-        if parts:
-            await self._write(b"".join(parts))
+        except BaseException:
+            # Numbered and not sent: from here on the server counts otherwise than we do.
+            self.abandon("a write to it was cut off")
+            raise
 
     async def _write(self, payload: bytes) -> None:
         await self._channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
 
     # ---- consuming ----
 
-    async def acknowledge(self, tags: Sequence[tuple[int, bool]]) -> None:
-        """Acknowledge deliveries: each a tag, and whether all before it are meant, too. Not waited for."""
-        if tags and self.usable:
-            await self._write(ack_frames(self._channel.number, tags))
+    def acknowledge(self, tags: Sequence[tuple[int, bool]]) -> None:
+        """Acknowledge deliveries: each a tag, and whether all before it are meant, too. In the order of the calls.
 
-    async def consume(self, queue: str, take: Consume, tag: str, *, prefetch: int, **arguments: Any) -> None:
-        """Begin to consume: `take` is awaited for each message.
+        Not waited for: what does not arrive comes again.
+        """
+        if not tags or not self.usable:
+            return
+        self._acks.append(ack_frames(self._channel.number, tags))
+        if self._acking is None:
+            self._acking = self._loop.create_task(self._write_acks(), name="aiotask AMQP acknowledgements")
+
+    async def _write_acks(self) -> None:
+        try:
+            while self._acks and self.usable:
+                acks, self._acks = b"".join(self._acks), []
+                await self._write(acks)
+        finally:
+            self._acking = None
+
+    async def flush(self) -> None:
+        """Wait until the server has had all acknowledgements."""
+        if self._acking is not None:
+            await asyncio.wait([self._acking])
+        await self.ask()
+
+    async def consume(self, queue: str, take: Consume, tag: str, *, prefetch: int, exclusive: bool = False) -> None:
+        """Begin to consume: `take` is awaited for each message. `exclusive` is refused (403) to all but one.
 
         Raises:
             ChannelError, LinkDown: It can't be.
@@ -206,9 +235,7 @@ class AmqpChannel:
             await self._asked(self._channel.basic_qos(prefetch_count=prefetch, timeout=self._timeout_s))
             self._prefetch = prefetch
         await self._asked(
-            self._channel.basic_consume(
-                queue, take, consumer_tag=tag, arguments=arguments or None, timeout=self._timeout_s
-            )
+            self._channel.basic_consume(queue, take, consumer_tag=tag, exclusive=exclusive, timeout=self._timeout_s)
         )
 
     async def cancel(self, tag: str) -> None:
@@ -219,9 +246,9 @@ class AmqpChannel:
         """Tell `told` the tag of each consumer that the server ends, its queue being gone."""
         self._channel.on_consumer_cancel_callbacks.add(lambda frame: told(frame.consumer_tag))
 
-    async def get(self, queue: str) -> DeliveredMessage | None:
+    async def get(self, queue: str) -> Any:
         """Take the first message of a queue, unacknowledged; None when it is empty."""
-        message: DeliveredMessage = await self._asked(self._channel.basic_get(queue, timeout=self._timeout_s))
+        message = await self._asked(self._channel.basic_get(queue, timeout=self._timeout_s))
         return message if message.delivery.name == "Basic.GetOk" else None
 
     # ---- topology ----
@@ -270,6 +297,11 @@ class AmqpChannel:
         """
         await self._asked(self._channel.basic_qos(prefetch_count=self._prefetch or 1, timeout=self._timeout_s))
 
+    def abandon(self, why: str) -> None:
+        """Use it no more; the server finds out when the connection ends."""
+        if not self.lost.done():
+            self.lost.set_result(LinkDown(f"The channel is not used any more: {why}.", sent=True))
+
     async def close(self) -> None:
         """Close it; what was delivered and not acknowledged goes back to its queue. Never raises."""
         with suppress(AMQPError, TimeoutError, OSError, RuntimeError, asyncio.InvalidStateError):
@@ -277,10 +309,13 @@ class AmqpChannel:
         if not self.lost.done():
             self.lost.set_result(LinkDown("The channel was closed.", sent=False))
 
-    async def _asked(self, call: Awaitable[T]) -> T:
-        task = asyncio.current_task()
+    async def _asked(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call of the driver's. To be cancelled ends the waiting alone: the driver would close the channel."""
+        asking = self._loop.create_task(call)
+        self._asking.add(asking)
+        asking.add_done_callback(self._asked_for)
         try:
-            return await call
+            return await asyncio.shield(asking)
         except TimeoutError as error:
             raise LinkDown(
                 f"RabbitMQ {self._place} did not answer within {self._timeout_s:g} s (broker_command_timeout).",
@@ -289,7 +324,12 @@ class AmqpChannel:
         except (AMQPError, OSError, RuntimeError) as error:
             raise (self.lost.result() if self.lost.done() else self._translated(error)) from error
         except asyncio.CancelledError as error:
-            # The driver ends what waits on a channel that is closed by cancelling it, too.
-            if task is not None and task.cancelling():
+            if not asking.cancelled():
                 raise
-            raise self._translated(None) from error
+            # The driver ends what waits on a channel that is closed by cancelling it.
+            raise (self.lost.result() if self.lost.done() else self._translated(None)) from error
+
+    def _asked_for(self, asking: "asyncio.Task[Any]") -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # whoever asked has gone, maybe

@@ -13,18 +13,19 @@ import msgspec
 from pamqp import encode
 from pamqp.commands import Basic
 from pamqp.frame import marshal
+from pamqp.header import ContentHeader
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _END: Final = b"\xce"
 _FRAME: Final = struct.Struct(">BHI")
-_CONTENT: Final = struct.Struct(">HHQH")
+_CONTENT: Final = struct.Struct(">HHQ")
+_FLAGS: Final = struct.Struct(">H")
 _ACK: Final = struct.Struct(">HHQB")
 _FRAME_BYTES: Final = 8
 """What a frame has beside its payload."""
 
-_CONTENT_TYPE, _ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = 1 << 15, 1 << 14, 1 << 13, 1 << 12, 1 << 11
-_CORRELATION_ID, _REPLY_TO, _MESSAGE_ID, _TYPE = 1 << 10, 1 << 9, 1 << 7, 1 << 5
-_PERSISTENT: Final = 2
+_CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _PRIORITY = 1 << 15, 1 << 13, 1 << 12, 1 << 11
+_CORRELATION_ID, _MESSAGE_ID, _APP_ID = 1 << 10, 1 << 7, 1 << 3
 
 
 class Message(msgspec.Struct):
@@ -37,13 +38,13 @@ class Message(msgspec.Struct):
     content_type: str = ""
     exchange: str = ""
     correlation_id: str = ""
-    content_encoding: str = ""
-    reply_to: str = ""
-    type: str = ""
+    app_id: str = ""
     headers: Mapping[str, Any] | None = None
     priority: int | None = None
     persistent: bool = True
     mandatory: bool = True
+    properties: Mapping[str, Any] | None = None
+    """AMQP's basic properties by their names: what they say wins over the fields above."""
 
 
 @lru_cache(maxsize=1024)
@@ -63,20 +64,12 @@ def _short_text(text: str) -> bytes:
     return bytes((len(data),)) + data
 
 
-def publish_frames(channel: int, message: Message, frame_max: int) -> bytes:
-    """Return the frames of one message.
-
-    Raises:
-        ValueError: A name is longer than 255 bytes.
-    """
+def _properties(message: Message) -> bytes:
     flags = _DELIVERY_MODE | _MESSAGE_ID
     values = b""
     if message.content_type:
         flags |= _CONTENT_TYPE
         values = _short(message.content_type)
-    if message.content_encoding:
-        flags |= _ENCODING
-        values += _short(message.content_encoding)
     if message.headers:
         flags |= _HEADERS
         values += encode.field_table(dict(message.headers))
@@ -87,15 +80,37 @@ def publish_frames(channel: int, message: Message, frame_max: int) -> bytes:
     if message.correlation_id:
         flags |= _CORRELATION_ID
         values += _short_text(message.correlation_id)
-    if message.reply_to:
-        flags |= _REPLY_TO
-        values += _short(message.reply_to)
     values += _short_text(message.message_id)
-    if message.type:
-        flags |= _TYPE
-        values += _short(message.type)
+    if message.app_id:
+        flags |= _APP_ID
+        values += _short(message.app_id)
+    return _FLAGS.pack(flags) + values
+
+
+def _foreign_properties(message: Message) -> bytes:
+    fields: dict[str, Any] = {
+        "content_type": message.content_type or None,
+        "headers": dict(message.headers or {}),
+        "delivery_mode": 2 if message.persistent else 1,
+        "priority": message.priority,
+        "correlation_id": message.correlation_id or None,
+        "message_id": message.message_id,
+        "app_id": message.app_id or None,
+    }
+    fields.update({name: value for name, value in (message.properties or {}).items() if name != "headers"})
+    header = ContentHeader(body_size=0, properties=Basic.Properties(**fields))
+    return bytes(header.marshal())[_CONTENT.size :]
+
+
+def publish_frames(channel: int, message: Message, frame_max: int) -> bytes:
+    """Return the frames of one message.
+
+    Raises:
+        ValueError: A name is longer than 255 bytes.
+    """
+    values = _properties(message) if message.properties is None else _foreign_properties(message)
     body = message.body
-    header = _CONTENT.pack(60, 0, len(body), flags) + values
+    header = _CONTENT.pack(60, 0, len(body)) + values
     parts = [
         _publish_frame(channel, message.exchange, message.routing_key, message.mandatory),
         _FRAME.pack(_HEADER, channel, len(header)),

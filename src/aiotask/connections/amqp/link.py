@@ -160,7 +160,7 @@ class AmqpLink:
         connection = await self._wait_up(wait)
         try:
             async with asyncio.timeout(self.command_timeout_s):
-                channel = await connection.channel(publisher_confirms=confirms, on_return_raises=True)
+                channel = await connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
                 under = await channel.get_underlay_channel()
         except (AMQPError, OSError, RuntimeError, TimeoutError, aio_pika.exceptions.AMQPException) as error:
             raise LinkDown(f"RabbitMQ {self.place} opens no channel ({error!r}).", sent=False) from error

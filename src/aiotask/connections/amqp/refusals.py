@@ -43,8 +43,8 @@ def refused(address: Address, error: BaseException, timeout_s: float) -> ServerR
         )
     if name == "ConnectionNotAllowed" or ("OpenOk" in said and "Connection.Close" in said):
         return ServerRefused(
-            f"RabbitMQ {place} has no virtual host {address.vhost!r}, or this user may not use it. Check the path of the "
-            "URL (the virtual host / is written %2F), or make it: rabbitmqctl add_vhost and set_permissions."
+            f"RabbitMQ {place} has no virtual host {address.vhost!r}, or this user may not use it. Check the path "
+            "of the URL (the virtual host / is written %2F), or make it: rabbitmqctl add_vhost and set_permissions."
         )
     if name in {"InvalidFrameError", "ProtocolSyntaxError", "IncompatibleProtocolError"}:
         return ServerRefused(f"{place} answers, but not as a RabbitMQ does. Are host and port right?")

@@ -1,0 +1,152 @@
+"""Opens, publishes to and subscribes to the queues on a RabbitMQ server."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from aiotask.brokers.amqp.admin import AmqpQueueAdmin
+from aiotask.brokers.amqp.errors import ERRORS, why_unconfirmed
+from aiotask.brokers.amqp.names import Make
+from aiotask.brokers.amqp.packing import Packer
+from aiotask.brokers.amqp.sender import Sender, Unconfirmed
+from aiotask.brokers.amqp.subscription import AmqpSubscription
+from aiotask.brokers.amqp.topology import Topology
+from aiotask.connections.amqp import AmqpLink, LinkDown, Message, ServerBlocked, Translation
+from aiotask.exceptions import BrokerConnectionError, BrokerFull, PublishError
+from aiotask.message import Envelope
+from aiotask.routing import Binding
+
+
+class AmqpBroker(AmqpQueueAdmin):
+    """A `Broker`, `QueueAdmin` and `HeaderCarrier` on an `AmqpLink`; each of its subscriptions has another."""
+
+    carries_headers: Literal[True] = True
+
+    def __init__(
+        self,
+        link: AmqpLink,
+        *,
+        publish_timeout: float = 10.0,
+        queue_type: str = "quorum",
+        max_priority: int | None = None,
+        bindings: Iterable[Binding] = (),
+    ) -> None:
+        """Take a link; nothing is opened.
+
+        Args:
+            link: To the server.
+            publish_timeout: Seconds after which a message that the server has not confirmed counts as not sent.
+            queue_type: "quorum" or "classic"; of the queues that are made.
+            max_priority: How many priorities they have, which makes them classic ones; None for none.
+            bindings: What the queues are bound to.
+        """
+        topology = Topology(link, Make(queue_type, max_priority), bindings)
+        super().__init__(link, Sender(link, topology, Packer(Make(queue_type, max_priority))), publish_timeout)
+        self.link = link
+        self._open = False
+        self.subscriptions: set[AmqpSubscription] = set()
+        """Those that are open."""
+
+    @property
+    def connected(self) -> bool:
+        """False from the moment the connection is known to be down until it is up again."""
+        return self._open and self.link.connected
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerConnectionError: The server can't be used; says why, and what to do.
+        """
+        if self._open:
+            return
+        with self.link.translating(ERRORS):
+            await self.link.open()
+        self._open = True
+        self._topology.forget()
+        self.link.observe(self._topology.forget)
+
+    async def close(self) -> None:
+        """Close the subscriptions that are still open, and the connection unless a backend still uses it."""
+        if not self._open:
+            return
+        try:
+            for subscription in tuple(self.subscriptions):
+                await subscription.close()
+        finally:
+            self._open = False
+            self.link.unobserve(self._topology.forget)
+            await self.link.close()
+
+    async def publish(self, batch: Sequence[Envelope]) -> None:
+        """Store `batch`; what a lost connection leaves unknown is sent again, at most once too often.
+
+        Raises:
+            PublishError: Some were not confirmed in time; names them.
+            BrokerFull: The server takes no messages, having too little memory or disk; nothing was stored.
+            BrokerConnectionError: The broker is not open.
+            BrokerError: The server refuses.
+            ImproperlyConfigured: A message has a priority, and queues are made without.
+
+        Cost: one round trip; some more the first time that a queue is used, or a delay.
+        """
+        self._must_be_open()
+        deadline = asyncio.get_running_loop().time() + self._publish_timeout_s
+
+        def unsent(text: str) -> PublishError:
+            return PublishError(text, [envelope.id for envelope in batch])
+
+        with self.link.translating(Translation(unsent, unsent, BrokerFull)):
+            try:
+                messages = await self._prepared(batch, deadline)
+                await self._sender.send(messages, deadline)
+            except ValueError as error:
+                raise unsent(str(error)) from error
+            except Unconfirmed as error:
+                ids = [batch[at].id for at in error.positions]
+                blocked = f" {error.why}" if isinstance(error.why, ServerBlocked) else ""
+                raise PublishError(
+                    f"RabbitMQ {self.link.place} has not confirmed {why_unconfirmed(error)} They may be stored all the "
+                    f"same, or be so later.{blocked}",
+                    ids,
+                ) from error
+
+    async def subscribe(
+        self, queues: Sequence[str], *, consumer: str, lease: float, max_losses: int
+    ) -> AmqpSubscription:
+        """See `Broker`. While the connection is there nothing lapses.
+
+        A lease is how long something that runs waits for its message to come again when the connection was lost.
+
+        Raises:
+            BrokerConnectionError: The broker is not open, or the server can't be reached.
+            BrokerError: The server refuses: a queue is not as it should be, or the user may not do this.
+
+        Cost: a connection, and some round trips for each queue.
+        """
+        self._must_be_open()
+        subscription = AmqpSubscription(
+            self.link.another(),
+            self._sender,
+            consumer=consumer,
+            lease=lease,
+            max_losses=max_losses,
+            forget=self.subscriptions.discard,
+        )
+        with self.link.translating(ERRORS):
+            await subscription.open(queues)
+        self.subscriptions.add(subscription)
+        return subscription
+
+    async def _prepared(self, batch: Sequence[Envelope], deadline: float) -> list[Message]:
+        now = asyncio.get_running_loop().time
+        while True:
+            try:
+                return await self._sender.envelopes(batch)
+            except LinkDown:
+                if now() >= deadline:
+                    raise
+
+    def _must_be_open(self) -> None:
+        if not self._open:
+            raise BrokerConnectionError(f"The RabbitMQ broker {self.link.place} is not open. Open the app first.")

@@ -1,0 +1,424 @@
+"""One consumer of a RabbitMQ broker: takes, starts and settles messages."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from aiotask.brokers.amqp.errors import ERRORS, LINK_ERRORS, settling
+from aiotask.brokers.amqp.holding import Holding
+from aiotask.brokers.amqp.intake import Intake
+from aiotask.brokers.amqp.keeper import AmqpLeaseKeeper
+from aiotask.brokers.amqp.names import Kind, Source, server_name
+from aiotask.brokers.amqp.packing import Facts, Receipt
+from aiotask.brokers.amqp.parked import Parked
+from aiotask.brokers.amqp.sender import Sender, Unconfirmed
+from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message
+from aiotask.exceptions import BrokerConnectionError
+from aiotask.message import Delivery, Settlement, Start, Verdict
+
+_LINGER_S: Final = 0.05
+"""Who does not receive for so long takes nothing from others any more."""
+_FEW: Final = 16
+_LOOK_S: Final = 0.05
+_MOST_LOOKS: Final = 20
+_AGAIN_S: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class AmqpSubscription:
+    """A `Subscription` on a link of its own.
+
+    A message is ours for as long as the channel lives that delivered it. What the server then gives to somebody else
+    it calls redelivered, and does not say whether it had started. Quorum queues count how often; in a classic one it is
+    replaced by a copy that says so. What was lost twice is copied to where it is taken one at a time. Everything that
+    is given back is such a copy, too: confirmed, and only then acknowledged, so that a crash in between doubles it and
+    loses nothing.
+    """
+
+    def __init__(
+        self,
+        link: AmqpLink,
+        sender: Sender,
+        *,
+        consumer: str,
+        lease: float,
+        max_losses: int,
+        forget: Callable[["AmqpSubscription"], None],
+    ) -> None:
+        self.consumer = consumer
+        self.link = link
+        self.lease = lease
+        self._sender = sender
+        self._topology = sender.topology
+        self._packer = sender.packer
+        self._max_losses = max_losses
+        self._forget = forget
+        self._holding = Holding()
+        self._intake = Intake(link, sender.topology, self._arrived, self._lost)
+        self._parked = Parked(link, sender.topology)
+        self._moving: list[tuple[Receipt, Facts]] = []
+        self._mover: asyncio.Task[None] | None = None
+        self._receiving = 0
+        self._linger: asyncio.TimerHandle | None = None
+        self._pausing: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def open(self, queues: Sequence[str]) -> None:
+        """Connect, and consume from now on; raises as the link does."""
+        await self.link.open()
+        try:
+            await self._intake.open(queues)
+        except BaseException:
+            await self.link.close()
+            raise
+
+    # ---- taking ----
+
+    async def receive(self, max_items: int, wait: float) -> list[Delivery]:
+        """See `Subscription`; `[]` at once when it is closed.
+
+        Raises:
+            BrokerError: The server refuses: the user may not do this, or a queue is not as it should be.
+
+        Cost: none when messages have been pushed; to begin, a few round trips for each queue.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        looks = 0
+        self._receiving += 1
+        if self._linger is not None:
+            self._linger.cancel()
+        try:
+            while not self._closed:
+                taken = self._intake.take(max_items)
+                if not taken:
+                    with self.link.translating(ERRORS):
+                        await self._consume(max_items)
+                    taken = self._intake.take(max_items)
+                if taken:
+                    return self._hand_out(taken)
+                left = deadline - loop.time()
+                if left <= 0:
+                    looks += 1
+                    if wait > 0 or looks > _MOST_LOOKS or not await self._anything():
+                        return []
+                    left = _LOOK_S
+                await self._intake.changed.wait(left)
+        except asyncio.CancelledError:
+            self._pause()
+            raise
+        finally:
+            self._receiving -= 1
+            if not self._receiving and not self._closed:
+                self._linger = loop.call_later(_LINGER_S, self._pause)
+        return []
+
+    async def _consume(self, room: int) -> None:
+        try:
+            await self._intake.consume(room)
+        except LINK_ERRORS:
+            if self._intake.trouble is not None:
+                raise
+
+    async def _anything(self) -> bool:
+        try:
+            return await self._intake.anything()
+        except LINK_ERRORS:
+            return False
+
+    def _hand_out(self, receipts: Sequence[Receipt]) -> list[Delivery]:
+        self._holding.hand_out(receipts)
+        return [receipt.delivery() for receipt in receipts]
+
+    def _arrived(self, receipt: Receipt) -> bool:
+        """Look at what has come; tell whether it is to be handed out."""
+        holding = self._holding
+        if receipt.redelivered:
+            if holding.attach(receipt) is not None:
+                return False  # it still runs here
+            holding.deliver(receipt)
+            if holding.was_settled(receipt.message_id):
+                self._acknowledge([receipt])  # it was before, but the server has not heard of it
+                return False
+            if receipt.message_id in holding.unstarted:
+                holding.unstarted.discard(receipt.message_id)
+                if receipt.counted:
+                    receipt.lost_again(-1)
+            elif not receipt.counted:  # by a copy, since a classic queue does not count
+                receipt.lost_again(1)
+                self._move(receipt, receipt.facts)
+                return False
+        else:
+            holding.deliver(receipt)
+        if receipt.facts.losses >= 2 and receipt.source.kind is not Kind.SUSPECTS:
+            self._move(receipt, receipt.facts)
+            return False
+        return True
+
+    def _lost(self, channel: AmqpChannel) -> None:
+        self._holding.lose(channel, time.monotonic())
+        self._moving = [(receipt, facts) for receipt, facts in self._moving if receipt.channel is not channel]
+
+    # ---- handing on ----
+
+    def _move(self, receipt: Receipt, facts: Facts) -> None:
+        """Let a message that was not handed out go to where it belongs."""
+        self._moving.append((receipt, facts))
+        if self._mover is None:
+            self._mover = asyncio.get_running_loop().create_task(self._move_all(), name="aiotask AMQP hand-backs")
+
+    async def _move_all(self) -> None:
+        try:
+            while self._moving:
+                batch, self._moving = self._moving, []
+                copies = [self._copy_ahead(receipt, facts) for receipt, facts in batch]
+                try:
+                    await self._sender.send(copies, self._deadline())
+                except Unconfirmed as error:
+                    _log.warning("Could not hand on %d messages, trying again: %s", len(error.positions), error.why)
+                    again = set(error.positions)
+                    self._acknowledge([one for at, (one, _) in enumerate(batch) if at not in again])
+                    self._moving += [batch[at] for at in error.positions if batch[at][0].channel.usable]
+                    await asyncio.sleep(_AGAIN_S)
+                except LINK_ERRORS as error:
+                    _log.warning("Could not hand on %d messages, trying again: %s", len(batch), error)
+                    self._moving += [entry for entry in batch if entry[0].channel.usable]
+                    await asyncio.sleep(_AGAIN_S)
+                else:
+                    self._acknowledge([receipt for receipt, _ in batch])
+        finally:
+            self._mover = None
+
+    def _copy_ahead(self, receipt: Receipt, facts: Facts) -> Message:
+        """Return a copy that goes ahead of what waits; of what was lost more often, where it is taken alone."""
+        kind = Kind.SUSPECTS if facts.losses >= 2 else Kind.RETURNED
+        return self._packer.copy(receipt, Source(receipt.source.queue, kind).name, facts)
+
+    def _pause(self) -> None:
+        """Give back what has come and nobody has asked for, unless somebody does now."""
+        task = asyncio.get_running_loop().create_task(self._pause_now())
+        self._pausing.add(task)
+        task.add_done_callback(self._pausing.discard)
+
+    async def _pause_now(self) -> None:
+        if self._receiving:
+            return
+        await self._intake.pause()
+        if self._receiving:
+            self._intake.changed.fire()
+            return
+        self._give_back(self._intake.take_all())
+
+    def _acknowledge(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
+            receipt.held = False
+        for channel, acks in self._holding.acknowledge(receipts):
+            channel.acknowledge(acks)
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.lease
+
+    # ---- starting ----
+
+    async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
+        """See `Subscription`. What is acknowledged early is acknowledged now, before this returns.
+
+        What its consumer has lost, perhaps unstarted, counts against what is acknowledged late alone: an early one that
+        had started would not have come again.
+
+        Cost: none for late ones; a write for early ones.
+        """
+        verdicts = [self._judge(start) for start in batch]
+        early = []
+        for start, verdict in zip(batch, verdicts, strict=True):
+            if verdict is Verdict.RUN:
+                receipt: Receipt = start.delivery.receipt
+                receipt.begun = True
+                if not start.acks_late:
+                    receipt.early = True
+                    early.append(receipt)
+        if early:
+            if not self._receiving and len(early) < _FEW and self._intake.consumes:
+                await self._intake.pause()  # or the server would push as many again, and there is no room
+            for channel, acks in self._holding.acknowledge(early):
+                channel.acknowledge(acks)
+        return verdicts
+
+    def _judge(self, start: Start) -> Verdict:
+        receipt = start.delivery.receipt
+        if not self._is_ours(receipt) or receipt.void_at is not None:
+            return Verdict.LOST
+        facts: Facts = receipt.facts
+        if not start.acks_late and facts.sure:
+            return Verdict.STARTED_BEFORE
+        if start.acks_late and facts.losses >= self._max_losses:
+            return Verdict.TOO_MANY_STARTS
+        if facts.expires_at is not None and facts.expires_at <= time.time():
+            return Verdict.EXPIRED
+        return Verdict.RUN
+
+    def _is_ours(self, receipt: Hashable, now: float | None = None) -> bool:
+        return self._holding.ours(receipt, time.monotonic() if now is None else now, self.lease)
+
+    def lease_keeper(self) -> AmqpLeaseKeeper:
+        """See `Subscription`."""
+        return AmqpLeaseKeeper(self._is_ours)
+
+    # ---- ending ----
+
+    async def settle(self, batch: Sequence[Settlement]) -> list[Delivery]:
+        """See `Subscription`. What is to be stored is confirmed before anything is acknowledged.
+
+        While the connection is down that delivered a message, its settlement waits for the message to come again, here
+        or to another, for as long as a lease.
+
+        Raises:
+            BrokerError: Something could not be stored; nothing that is not stored was acknowledged. Try again.
+
+        Cost: one round trip where something is to be stored, else a write.
+        """
+        refused: list[Delivery] = []
+        ended: list[Receipt] = []
+        copies: list[tuple[Receipt, Message]] = []
+        seen: set[Receipt] = set()
+        with settling(self.link):
+            for settlement in batch:
+                receipt = settlement.delivery.receipt
+                if not await self._attached(receipt) or receipt in seen:
+                    refused.append(settlement.delivery)
+                    continue
+                seen.add(receipt)
+                ended.append(receipt)
+                if settlement.action != "ack" and not receipt.copied:
+                    copies.append((receipt, await self._outcome(receipt, settlement)))
+            if copies:
+                await self._store(copies)
+        for receipt in ended:
+            self._holding.leave(receipt)
+        self._acknowledge([receipt for receipt in ended if not receipt.early])
+        return refused
+
+    async def _attached(self, receipt: Hashable) -> bool:
+        """Tell whether a receipt is ours, which is not known as long as its message may come again."""
+        while self._is_ours(receipt):
+            assert isinstance(receipt, Receipt)  # noqa: S101 - nothing else is ours
+            if receipt.early or receipt.void_at is None:
+                return True
+            await asyncio.sleep(_LOOK_S)
+        return False
+
+    async def _outcome(self, receipt: Receipt, settlement: Settlement) -> Message:
+        facts, queue = receipt.facts, receipt.source.queue
+        if settlement.action == "replace":
+            assert settlement.envelope is not None  # noqa: S101 - a replacement has one
+            [message] = await self._sender.envelopes([settlement.envelope])
+            return message
+        if settlement.action == "park":
+            name = await self._topology.ensure_line(queue, settlement.line)
+            return self._packer.copy(receipt, name, msgspec.structs.replace(facts, at=time.time()))
+        if settlement.action == "dead":
+            name = await self._topology.ensure_dead(queue)
+            return self._packer.letter(receipt, name, settlement.reason, settlement.detail)
+        more = msgspec.structs.replace(facts, count=facts.count + 1, sure=facts.sure + settlement.lost)
+        if settlement.delay_s <= 0:
+            return self._copy_ahead(receipt, more)
+        copy = self._packer.copy(receipt, server_name(queue), more)
+        await self._sender.delay(copy, queue, settlement.delay_s)
+        return copy
+
+    async def _store(self, copies: Sequence[tuple[Receipt, Message]]) -> None:
+        try:
+            await self._sender.send([message for _, message in copies], self._deadline())
+        except Unconfirmed as error:
+            left = set(error.positions)
+            for at, (receipt, _) in enumerate(copies):
+                receipt.copied = at not in left  # or a repeat would store it twice
+            raise
+
+    async def unpark(self, lines: Mapping[str, int]) -> list[Delivery]:
+        """See `Subscription`; over several queues their lines take turns.
+
+        What was taken before by one who was lost is in its line again: it is moved ahead, and comes by `receive`.
+
+        Cost: a round trip for each message, and one more for each line and queue.
+        """
+        if self._closed:
+            return []
+        taken: list[Receipt] = []
+        taking = asyncio.get_running_loop().create_task(self._unpark(lines, taken))
+        try:
+            with settling(self.link):
+                await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(lambda _: self._give_back(taken))
+            raise
+        except BrokerConnectionError:
+            self._give_back(taken)
+            return []
+        taken.sort(key=lambda receipt: (receipt.priority, receipt.facts.at))
+        return self._hand_out(taken)
+
+    async def _unpark(self, lines: Mapping[str, int], taken: list[Receipt]) -> None:
+        async for receipt in self._parked.take(self._intake.queues, lines):
+            self._holding.deliver(receipt)
+            if receipt.redelivered and not self._holding.was_settled(receipt.message_id):
+                if not receipt.counted:
+                    receipt.lost_again(1)
+                self._move(receipt, receipt.facts)
+            else:
+                taken.append(receipt)
+
+    def _give_back(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
+            self._move(receipt, receipt.facts)
+
+    # ---- coming and going ----
+
+    async def set_queues(self, queues: Sequence[str]) -> None:
+        """See `Subscription`."""
+        with settling(self.link):
+            self._give_back(await self._intake.set_queues(queues))
+
+    async def close(self) -> None:
+        """See `Subscription`; a waiting `receive` returns `[]`.
+
+        What can't be handed back is left to the server, which gives it to others as soon as the connection ends.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._forget(self)
+        if self._linger is not None:
+            self._linger.cancel()
+        self._intake.changed.fire()
+        try:
+            await self._hand_back()
+        except (*LINK_ERRORS, Unconfirmed) as error:
+            _log.warning("Could not hand back what was taken from RabbitMQ %s: %s", self.link.place, error)
+        finally:
+            await self._intake.close()
+            await self._parked.close()
+            await self.link.close()
+
+    async def _hand_back(self) -> None:
+        await self._intake.pause()
+        self._give_back(self._intake.take_all())
+        if self._mover is not None:
+            await asyncio.wait([self._mover], timeout=self.link.command_timeout_s)
+        now = time.monotonic()
+        held = [one for one in self._holding.out if self._holding.ours(one, now, self.lease) and one.void_at is None]
+        copies = []
+        for receipt in held:
+            facts = receipt.facts
+            more = msgspec.structs.replace(facts, count=facts.count + 1, sure=facts.sure + receipt.begun)
+            copies.append(self._copy_ahead(receipt, more))
+        if copies:
+            deadline = asyncio.get_running_loop().time() + self.link.command_timeout_s
+            await self._sender.send(copies, deadline)
+            self._acknowledge(held)
+            await self._intake.flush()

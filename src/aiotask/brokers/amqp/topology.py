@@ -1,0 +1,188 @@
+"""Sees to it that the queues, exchanges and bindings are there that are used. What is there is used as it is."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from aiotask.brokers.amqp.directory import Directory
+from aiotask.brokers.amqp.ladder import Ladder
+from aiotask.brokers.amqp.names import Kind, Make, Source, line_name, server_name
+from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError
+from aiotask.exceptions import ImproperlyConfigured
+from aiotask.routing import Binding
+
+_ABSENT = 404
+_OTHERWISE = 406
+
+
+class Topology:
+    """What is known to be there. Forgotten when the connection is lost: the server may have been emptied."""
+
+    def __init__(self, link: AmqpLink, make: Make, bindings: Iterable[Binding]) -> None:
+        """Take the link to look and make things by.
+
+        Args:
+            link: Opened by its user.
+            make: How queues are made.
+            bindings: What queues are bound to, by the settings.
+        """
+        self._link = link
+        self._make = make
+        self._bindings: dict[str, list[Binding]] = {}
+        for binding in bindings:
+            self._bindings.setdefault(binding.queue, []).append(binding)
+        self._known: set[str] = set()
+        self._made: dict[str, tuple[Mapping[str, Any], tuple[str, str] | None]] = {}
+        """What those are made with that go with a queue."""
+        self.ladder = Ladder(link.key_prefix)
+        self.directory = Directory(link)
+
+    def forget(self, *_: object) -> None:
+        """Look again before anything is used."""
+        self._known.clear()
+
+    def knows(self, queue: str) -> bool:
+        """Tell whether a queue has been seen to be there."""
+        return queue in self._known
+
+    async def ensure(self, queue: str) -> None:
+        """See to a queue that is published to, and to its exchanges and bindings.
+
+        Raises:
+            ChannelError, LinkDown: It can't be made.
+            ImproperlyConfigured: It is there and has no priorities, though it should.
+
+        Cost: nothing when it is known.
+        """
+        await self._source(Source(queue, Kind.MAIN))
+
+    async def ensure_again(self, name: str) -> None:
+        """Make one of the server's queues again that was there, and that a message has not reached."""
+        remade = self._made.get(name)
+        await self._queue(name, *remade) if remade is not None else await self.ensure(name)
+
+    async def ensure_consumed(self, queue: str) -> None:
+        """See to a queue that is consumed, and to those that go with it."""
+        await self.ensure(queue)
+        for kind in (Kind.RETURNED, Kind.SUSPECTS, Kind.WORKERS):
+            await self._source(Source(queue, kind))
+
+    async def ensure_dead(self, queue: str) -> str:
+        """See to the dead letters of a queue; return the server's name of it."""
+        source = Source(queue, Kind.DEAD)
+        await self._source(source)
+        return source.name
+
+    async def ensure_line(self, queue: str, line: str) -> str:
+        """See to a waiting line; return the server's name of it."""
+        name = line_name(queue, line)
+        if name not in self._known:
+            await self._queue(name, self._make.arguments(None), (queue, line))
+        return name
+
+    async def ensure_delays(self, queue: str, delay_s: float) -> None:
+        """See to the ladder, as high as it is needed, and that what is due of `queue` comes out of it."""
+        await self.ensure(queue)
+        ladder = self.ladder
+        number = ladder.highest(delay_s)
+        rung = ladder.rung(number)
+        if rung not in self._known:
+            if not await self._is_there(rung):
+                await self._on_a_channel(lambda channel: ladder.build(channel, number))
+            self._known.add(rung)
+        bound = f"{ladder.exit}>{queue}"
+        if bound not in self._known:
+            await self._bind_exit(queue)
+            self._known.add(bound)
+
+    async def _bind_exit(self, queue: str) -> None:
+        name, ladder = server_name(queue), self.ladder
+        await self._on_a_channel(lambda channel: channel.bind_queue(name, ladder.exit, ladder.key(queue)))
+
+    async def _source(self, source: Source) -> None:
+        name = source.name
+        if name in self._known:
+            return
+        noted = (source.queue, "") if source.kind in {Kind.MAIN, Kind.DEAD} else None
+        made = await self._queue(name, self._make.arguments(source.kind), noted)
+        if source.kind is Kind.MAIN:
+            await self._bind(source.queue, made=made)
+            self._known.add(name)
+
+    async def _queue(self, name: str, arguments: Mapping[str, Any], noted: tuple[str, str] | None) -> bool:
+        """Make a queue where it is not; tell whether it was made."""
+        there = await self._is_there(name)
+        if noted != (name, ""):
+            self._made[name] = arguments, noted
+        if not there:
+            if noted is not None:
+                await self.directory.note(*noted)  # before: what is listed and not there does no harm
+            await self._on_a_channel(lambda channel: channel.declare_queue(name, arguments))
+        elif "x-max-priority" in arguments:
+            try:
+                await self._on_a_channel(lambda channel: channel.declare_queue(name, arguments))
+            except ChannelError as error:
+                if error.code != _OTHERWISE:
+                    raise
+                raise ImproperlyConfigured(
+                    f"The queue {name!r} in RabbitMQ {self._link.place} was made otherwise than "
+                    f"task_queue_max_priority says ({error}). Delete it when it is empty, use another name, or set "
+                    "task_queue_max_priority as "
+                    "it was made."
+                ) from error
+        self._known.add(name)
+        return not there
+
+    async def _bind(self, queue: str, *, made: bool) -> None:
+        if made:  # it may have been there before, and what is delayed for it waits for this
+            ladder = self.ladder
+            await self._on_a_channel(lambda channel: channel.declare_exchange(ladder.exit, "topic"))
+            await self._bind_exit(queue)
+        for binding in self._bindings.get(queue, ()):
+            await self._exchange(binding.exchange, binding.type)
+            await self._on_a_channel(
+                lambda channel, binding=binding: channel.bind_queue(server_name(queue), binding.exchange, binding.key)  # type: ignore[misc]
+            )
+
+    async def _exchange(self, name: str, kind: str) -> None:
+        try:
+            await self._on_a_channel(lambda channel: channel.declare_exchange(name, kind, passive=True))
+        except ChannelError as error:
+            if error.code != _ABSENT:
+                raise
+            await self._on_a_channel(lambda channel: channel.declare_exchange(name, kind))
+
+    async def _is_there(self, queue: str) -> bool:
+        try:
+            await self._on_a_channel(lambda channel: channel.declare_queue(queue, passive=True))
+        except ChannelError as error:
+            if error.code != _ABSENT:
+                raise
+            return False
+        return True
+
+    async def _on_a_channel(self, step: Callable[[AmqpChannel], Awaitable[object]]) -> None:
+        """Do something that the server answers by closing the channel when it does not like it."""
+        channel = await self._link.channel(wait=self._link.command_timeout_s)
+        try:
+            await step(channel)
+        finally:
+            await channel.close()
+
+    async def ready(self, queues: Sequence[str]) -> list[tuple[int, int]]:
+        """Return how many messages wait in each of the server's queues, and how many consume it; 0 where it is not.
+
+        Cost: three round trips for each.
+        """
+        found = []
+        for queue in queues:
+            state = (0, 0)
+            channel = await self._link.channel(wait=self._link.command_timeout_s)
+            try:
+                state = tuple(await channel.declare_queue(queue, passive=True))  # type: ignore[assignment]
+            except ChannelError as error:
+                if error.code != _ABSENT:
+                    raise
+            finally:
+                await channel.close()
+            found.append(state)
+        return found
