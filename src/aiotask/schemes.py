@@ -115,8 +115,8 @@ def make_pair(broker_url: str, backend_url: str, settings: Settings) -> tuple[Br
 def _make_rpc(broker_scheme: str, link: Any, settings: Settings) -> ResultBackend:
     if broker_scheme not in _AMQP:
         raise ImproperlyConfigured(
-            f"result_backend 'rpc://' sends results over the broker, and {broker_scheme}:// has no reply queues: it takes "
-            "an amqp:// broker. Leave it out to have the results where the messages are."
+            f"result_backend 'rpc://' sends results over the broker, and {broker_scheme}:// has no reply queues: it "
+            "takes an amqp:// broker. Leave it out to have the results where the messages are."
         )
     options = {"persistent": settings.result_persistent, "expires": settings.result_expires}
     backend: ResultBackend = _BACKENDS["rpc"].load()(link, **options)

@@ -114,7 +114,9 @@ class Settings(CheckedSettings):
     result_serializer = Setting(TEXT, "json", "The format of results; exceptions are plain values in each.")
     result_compression = Setting(_OPTIONAL_TEXT, None, "The compression of results.")
     result_expires = Setting(optional(seconds()), "1d", "How long results are kept. None: for ever.")
-    result_persistent = Setting(FLAG, False, "`rpc://`: results that wait in a reply queue survive a restart of RabbitMQ.")
+    result_persistent = Setting(
+        FLAG, False, "`rpc://`: results that wait in a reply queue survive a restart of RabbitMQ."
+    )
     result_extended = Setting(FLAG, False, "Store arguments and the worker's name with each result.")
     message_max_bytes = Setting(size(1), "1MiB", "Longer messages are refused before they are sent.")
 

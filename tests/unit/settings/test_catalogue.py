@@ -44,6 +44,7 @@ AVAILABLE: dict[str, Any] = {
     "result_serializer": "json",
     "result_compression": None,
     "result_expires": 86400.0,
+    "result_persistent": False,
     "result_extended": False,
     "message_max_bytes": 1048576,
     "worker_concurrency": 100,
