@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from aiotask.exceptions import ContentDisallowed, DecodeError, EncodeError
+from aiotask import exceptions
+from aiotask.exceptions import AioTaskError, ContentDisallowed, DecodeError, EncodeError
 from aiotask.message import DeadLetter, Delivery, Foreign, TaskMessage
 from aiotask.showing import shown
 from aiotask.wire.serialization import find_serializer
@@ -47,6 +48,23 @@ _BLANK: Final[Mapping[str, Any]] = {
 }
 _OWN: Final = frozenset(_BLANK) | {"compression"}
 """The protocol's own headers; every other one is the caller's."""
+
+
+_ERRORS: Final[Mapping[str, tuple[str, str]]] = {
+    "TaskRevokedError": ("celery.exceptions", "TaskRevokedError"),
+    "NotRegistered": ("celery.exceptions", "NotRegistered"),
+    "MaxRetriesExceeded": ("celery.exceptions", "MaxRetriesExceededError"),
+    "Reject": ("celery.exceptions", "Reject"),
+    "ChordError": ("celery.exceptions", "ChordError"),
+    "WorkerLost": ("billiard.exceptions", "WorkerLostError"),
+    "TimeLimitExceeded": ("billiard.exceptions", "TimeLimitExceeded"),
+    "SoftTimeLimitExceeded": ("billiard.exceptions", "SoftTimeLimitExceeded"),
+    "ContentDisallowed": ("kombu.exceptions", "ContentDisallowed"),
+    "DecodeError": ("kombu.exceptions", "DecodeError"),
+    "EncodeError": ("kombu.exceptions", "EncodeError"),
+}
+"""Our own errors, and those that mean the same to Celery."""
+_OURS: Final = {theirs: name for name, theirs in _ERRORS.items()}
 
 
 class Parts(NamedTuple):
@@ -208,6 +226,21 @@ def unwrap_call(message: TaskMessage, body: Any) -> list[Any]:
         )
     message.foreign.facts.update(facts)
     return list(body[:2])
+
+
+def celery_error(record: Any) -> Any:
+    """Return the record of an exception as Celery's clients know it: an error of ours under the name of theirs."""
+    if isinstance(record, dict) and record.get("exc_module") == AioTaskError.__module__:
+        theirs = _ERRORS.get(record["exc_type"])
+        if theirs is not None:
+            return record | {"exc_module": theirs[0], "exc_type": theirs[1]}
+    return record
+
+
+def own_error(module: str | None, name: str) -> type[Exception] | None:
+    """Return the error of ours that means the same as one of Celery's; None where there is none."""
+    ours = _OURS.get((module or "", name))
+    return None if ours is None else getattr(exceptions, ours)
 
 
 def _moment(value: Any) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiotask.exceptions import RemoteError
 from aiotask.outcome import ExceptionRecord
+from aiotask.wire.celery import own_error
 from aiotask.wire.serialization import JSON
 
 
@@ -62,7 +63,7 @@ def from_record(value: Any, remote_traceback: str | None) -> Exception:
     """Return the exception that a record tells of, the remote traceback attached as a note.
 
     The real class when its module is imported here already and it is an `Exception` subclass (so never `SystemExit`);
-    otherwise a subclass of `RemoteError` with the remote's name.
+    otherwise a subclass of `RemoteError` with the remote's name. Celery's own errors are ours of the same meaning.
     """
     record = _read(value)
     exc = _rebuild(record)
@@ -106,6 +107,9 @@ def _rebuild(record: ExceptionRecord) -> Exception:
 
 
 def _imported_class(record: ExceptionRecord) -> type[Exception] | None:
+    ours = own_error(record.exc_module, record.exc_type)
+    if ours is not None:
+        return ours
     found: Any = sys.modules.get(record.exc_module or "builtins")
     for part in record.exc_type.split("."):
         # vars(): an attribute that a module's __getattr__ would import on demand is not looked up.

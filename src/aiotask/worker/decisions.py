@@ -34,7 +34,8 @@ from aiotask.outcome import (
 )
 from aiotask.retry import autoretries, backoff_delay, exhausted
 from aiotask.sending import message_envelope
-from aiotask.states import FAILURE, RETRY, REVOKED, SUCCESS
+from aiotask.states import EXCEPTION_STATES, FAILURE, RETRY, REVOKED, SUCCESS
+from aiotask.wire.celery import celery_error
 from aiotask.wire.errors import text_of, to_record
 from aiotask.wire.payload import plain_call, put_call
 from aiotask.worker.execution import Execution
@@ -192,6 +193,8 @@ def _meta(
             queue=delivery.queue,
             reply_to=(delivery.properties or {}).get("reply_to"),
         )
+    if message.foreign is not None and state in EXCEPTION_STATES:
+        result = celery_error(result)  # who waits for it looks for Celery's
     meta = TaskMeta(
         id=message.id,
         state=state,

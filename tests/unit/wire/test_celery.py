@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotask.exceptions import ContentDisallowed, DecodeError, EncodeError
+from aiotask.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    NotRegistered,
+    Reject,
+    TaskRevokedError,
+    WorkerLost,
+)
 from aiotask.message import Delivery, Foreign, TaskMessage
-from aiotask.wire.celery import read_message, write_message
+from aiotask.wire.celery import celery_error, read_message, write_message
+from aiotask.wire.errors import from_record, to_record
 from aiotask.wire.payload import put_call, read_call
 
 LIMIT = 1 << 20
@@ -229,6 +238,23 @@ def test_any_body_is_a_call_or_a_decode_error(body: bytes) -> None:
         return
     assert isinstance(args, list)
     assert isinstance(kwargs, dict)
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize("kind", [TaskRevokedError, NotRegistered, Reject, WorkerLost, ContentDisallowed, DecodeError])
+def test_error_of_ours_is_celery_s_there_and_ours_again_here(kind: type[Exception]) -> None:
+    record = celery_error(to_record(kind("why")))
+    assert record["exc_module"].startswith(("celery.", "billiard.", "kombu."))
+    found = from_record(record, None)
+    assert (type(found), found.args) == (kind, kind("why").args)
+
+
+def test_error_of_anybody_else_keeps_its_name() -> None:
+    record = to_record(LookupError("why"))
+    assert celery_error(record) == record
+    assert celery_error(None) is None
 
 
 # ---- writing ----
