@@ -116,6 +116,7 @@ class Delivery(msgspec.Struct, eq=False):
     losses: int = 0
     """How often a worker was lost after it had started it."""
     expires_at: float | None = None
+    """Who reads the message sets it, where the broker knows none and the message does: `begin` goes by it."""
     line: str | None = None
     """The waiting line that it was taken from; None when it came from its queue."""
     headers: dict[str, Any] | None = None

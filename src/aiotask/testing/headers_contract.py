@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from aiotask.message import Delivery, Envelope, Settlement, new_id
+from aiotask.message import Delivery, Envelope, Settlement, Start, Verdict, new_id
 from aiotask.protocols import HeaderCarrier
 from aiotask.testing.harness import LINE, BrokerHarness, settle
 
@@ -115,7 +115,18 @@ async def headers_come_when_a_dead_letter_is_read_and_replayed(harness: BrokerHa
     _carried((await harness.take(consumer))[0])
 
 
+async def message_has_expired_when_its_reader_says_so(harness: BrokerHarness) -> None:
+    """`begin` goes by an `expires_at` that the reader has set, who knows what stands in the headers."""
+    await harness.publish(_foreign(harness), _foreign(harness))
+    consumer = await harness.consumer()
+    over, not_over = await harness.take(consumer, 2)
+    over.expires_at, not_over.expires_at = harness.now() - 5.0, harness.now() + 60.0
+    verdicts = await consumer.begin([Start(over), Start(not_over)])
+    assert verdicts == [Verdict.EXPIRED, Verdict.RUN], verdicts
+
+
 CLAUSES: Final = (
+    message_has_expired_when_its_reader_says_so,
     ability_is_told_when_headers_are_carried,
     headers_and_properties_come_when_they_were_sent,
     headers_are_none_when_the_message_has_none,

@@ -228,10 +228,13 @@ class Admission:
         delivery = execution.delivery
         if delivery.expires_at is None:
             delivery.expires_at = message.expires
-        early_s = 0.0 if message.eta is None else message.eta - time.time()
-        if early_s <= 0:
+        now = time.time()
+        if delivery.expires_at is not None and delivery.expires_at <= now:
+            self._conclude(execution, Expired())
+        elif message.eta is not None and message.eta > now:
+            self._conclude(execution, Postponed(message.eta - now))
+        else:
             return execution
-        self._conclude(execution, Postponed(early_s))
         return None
 
     def _refuse_unread(self, delivery: Delivery, error: Exception) -> None:

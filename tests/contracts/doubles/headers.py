@@ -7,11 +7,20 @@ import msgspec
 
 from aiotask.brokers.memory import MemoryBroker, MemorySubscription
 from aiotask.connections.memory import MessageStore
-from aiotask.message import DeadLetter, Delivery, Envelope, Settlement
+from aiotask.message import DeadLetter, Delivery, Envelope, Settlement, Start, Verdict
 from aiotask.testing import headers_contract as c
 
 from .brokers import Altering
 from .registry import breaks
+
+
+@breaks(c.message_has_expired_when_its_reader_says_so)
+class KnowsBetterWhenItExpires(MemorySubscription):
+    async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
+        for start in batch:
+            start.delivery.expires_at = None
+        return await super().begin(batch)
+
 
 BARE: dict[str, Any] = {"headers": None, "properties": None}
 
