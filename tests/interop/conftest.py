@@ -8,13 +8,12 @@ from typing import Any, TypeVar
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
-from tests.servers.fixtures import redis_server, redis_url, shared_redis
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis
 
 import aiotask
 from aiotask import AioTask
 
-__all__ = ["redis_server", "redis_url", "shared_redis"]
+__all__ = ["rabbit_url", "redis_server", "redis_url", "shared_rabbit", "shared_redis"]
 
 T = TypeVar("T")
 InCelery = Callable[[Callable[[], T]], Coroutine[Any, Any, T]]
@@ -32,21 +31,6 @@ def celery_app(redis_url: str) -> Iterator[Celery]:
     app.close()
 
 
-@pytest.fixture(scope="session")
-def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    """A RabbitMQ for all tests of this process."""
-    with RabbitServer(tmp_path_factory.mktemp("rabbit")) as server:
-        yield server
-
-
-@pytest.fixture
-def rabbit_url(rabbit_server: RabbitServer) -> Iterator[str]:
-    """The URL of an empty virtual host."""
-    vhost = rabbit_server.make_vhost()
-    yield rabbit_server.url(vhost)
-    rabbit_server.drop_vhost(vhost)
-
-
 @pytest.fixture
 def in_celery(celery_app: Celery) -> Iterator[InCelery[Any]]:
     """Calls what blocks, which is all of Celery's, in the one thread that Celery's connections belong to."""
@@ -57,7 +41,7 @@ def in_celery(celery_app: Celery) -> Iterator[InCelery[Any]]:
                 return await asyncio.get_running_loop().run_in_executor(thread, what)
 
         yield call
-        thread.submit(_disconnect, celery_app).result(PATIENCE_S)
+        thread.submit(disconnect, celery_app).result(PATIENCE_S)
 
 
 @pytest.fixture
@@ -70,7 +54,7 @@ def theirs(celery_app: Celery, in_celery: InCelery[Any]) -> Theirs:
     return make
 
 
-def _disconnect(celery_app: Celery) -> None:
+def disconnect(celery_app: Celery) -> None:
     backend: Any = celery_app.backend
     consumer = backend.result_consumer
     if getattr(consumer, "_consumer", True) is not None:

@@ -124,11 +124,11 @@ async def test_many_results_come_whatever_the_prefetch(connect: Connect) -> None
         await final(caller, id_)
 
 
-async def test_results_come_after_the_connection_was_lost(connect: Connect, rabbit_server: RabbitServer) -> None:
+async def test_results_come_after_the_connection_was_lost(connect: Connect, shared_rabbit: RabbitServer) -> None:
     caller, worker = await connect(), await connect()
     caller.expect(["before", "after"])
     await send(worker, caller.reply_to, TaskMeta(id="before", state=SUCCESS))
-    rabbit_server.close_connections()
+    shared_rabbit.close_connections()
     await send(worker, caller.reply_to, TaskMeta(id="after", state=SUCCESS))
     assert [(await final(caller, id_)).state for id_ in ("before", "after")] == [SUCCESS, SUCCESS]
 
