@@ -12,11 +12,13 @@ from celery.result import AsyncResult
 from tests.interop.conftest import PATIENCE_S, InCelery
 from tests.servers.rabbitmq import RabbitServer
 
+from aiotask import AioTask, ImproperlyConfigured
 from aiotask.connections.amqp import AmqpLink
 from aiotask.exceptions import BackendConnectionError, BackendError, ContentDisallowed
 from aiotask.outcome import TaskMeta
 from aiotask.results.rpc import RpcBackend
 from aiotask.states import FAILURE, STARTED, SUCCESS
+from aiotask.tasks import Task
 from aiotask.wire.errors import from_record, to_record
 
 Connect = Callable[..., Awaitable[RpcBackend]]
@@ -232,3 +234,70 @@ async def test_celery_s_client_raises_the_error_that_we_send(
         await in_celery(lambda: waiting.get(timeout=PATIENCE_S))
     assert raised.value.args == ("gone", 7)
     assert await in_celery(lambda: waiting.traceback) == "Traceback: ours"
+
+
+# ---- whole apps ----
+
+
+@pytest.fixture
+async def app(rabbit_url: str) -> AsyncIterator[AioTask]:
+    """An app on RabbitMQ and nothing else: its results come over `rpc://`, which the broker implies."""
+    made = AioTask("ours", broker=rabbit_url)
+
+    @made.task(bind=True, name="ours.add")
+    async def add(self: Task, x: int, y: int) -> int:
+        self.update_state(state="PROGRESS", meta={"x": x})
+        if self.request.retries == 0 and y < 0:
+            raise self.retry(countdown=0)
+        return x + y
+
+    yield made
+    await made.close()
+
+
+async def test_results_of_an_app_on_rabbitmq_come_back_to_it(app: AioTask) -> None:
+    async with app.worker():
+        results = [await app.send_task("ours.add", (number, 1)) for number in range(50)]
+        assert [await result.get(timeout=PATIENCE_S) for result in results] == [number + 1 for number in range(50)]
+        retried = await app.send_task("ours.add", (1, -1))
+        assert [meta.state async for meta in retried.updates()][-1] == SUCCESS
+
+
+async def test_result_of_an_app_is_a_clear_error_in_another_process(app: AioTask, rabbit_url: str) -> None:
+    async with app.worker(), AioTask("other", broker=rabbit_url) as other:
+        result = await app.send_task("ours.add", (1, 2))
+        asked = other.result(result.id)
+        for ask in (lambda: asked.get(timeout=1), asked.state):
+            with pytest.raises(BackendError, match=f"{result.id} does not come here: with rpc://"):
+                await ask()
+        assert await result.get(timeout=PATIENCE_S) == 3
+
+
+async def test_workers_tell_their_own_callers(app: AioTask, rabbit_url: str) -> None:
+    """Each process has a reply queue of its own, also where both send and both run."""
+    async with AioTask("other", broker=rabbit_url) as other, app.worker():
+        calls = [await sender.send_task("ours.add", (1, number)) for number in range(20) for sender in (app, other)]
+        found = [await call.get(timeout=PATIENCE_S) for call in calls]
+    assert found == [1 + number for number in range(20) for _ in "ab"]
+
+
+async def test_message_of_ours_has_three_headers_at_most(
+    app: AioTask, celery_app: Celery, in_celery: InCelery[Any]
+) -> None:
+    await app.send_task("ours.add", (1, 2), headers={"x-mine": "v"}, expires=60, shadow="other")
+
+    def raw() -> Any:
+        with celery_app.connection() as connection:
+            return connection.default_channel.basic_get("default", no_ack=True)
+
+    message = await in_celery(raw)
+    assert message.properties["content_type"] == "application/vnd.aiotask+msgpack"
+    assert len(message.properties.get("application_headers") or {}) <= 3
+
+
+@pytest.mark.parametrize("broker", ["memory://", "sqlite:///tasks.db"])
+async def test_rpc_needs_rabbitmq(broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = AioTask("ours", broker=broker, backend="rpc://")
+    with pytest.raises(ImproperlyConfigured, match="takes an amqp:// broker"):
+        await app.send_task("ours.add", (1, 2))
