@@ -7,9 +7,27 @@ from typing import Any
 
 import pytest
 from tests.processes import WorkerProcess, run_aiotask, start_worker
-from tests.servers.fixtures import private_redis, proxy, redis_server, shared_redis, start_redis
+from tests.servers.fixtures import (
+    private_rabbit,
+    private_redis,
+    proxy,
+    rabbit_url,
+    redis_server,
+    shared_rabbit,
+    shared_redis,
+    start_redis,
+)
 
-__all__ = ["private_redis", "proxy", "redis_server", "shared_redis", "start_redis"]
+__all__ = [
+    "private_rabbit",
+    "private_redis",
+    "proxy",
+    "rabbit_url",
+    "redis_server",
+    "shared_rabbit",
+    "shared_redis",
+    "start_redis",
+]
 
 PROJECT = Path(__file__).parent / "project"
 

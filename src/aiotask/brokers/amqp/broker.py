@@ -1,24 +1,31 @@
 """Opens, publishes to and subscribes to the queues on a RabbitMQ server."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
 
 from aiotask.brokers.amqp.admin import AmqpQueueAdmin
 from aiotask.brokers.amqp.errors import ERRORS, why_unconfirmed
 from aiotask.brokers.amqp.names import Make
 from aiotask.brokers.amqp.packing import Packer
+from aiotask.brokers.amqp.remote import Remote
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.brokers.amqp.subscription import AmqpSubscription
 from aiotask.brokers.amqp.topology import Topology
 from aiotask.connections.amqp import AmqpLink, LinkDown, Message, ServerBlocked, Translation
 from aiotask.exceptions import BrokerConnectionError, BrokerFull, PublishError
 from aiotask.message import Envelope
+from aiotask.protocols import Answering
 from aiotask.routing import Binding
+
+_AGAIN_S: Final = 0.05
 
 
 class AmqpBroker(AmqpQueueAdmin):
-    """A `Broker`, `QueueAdmin` and `HeaderCarrier` on an `AmqpLink`; each of its subscriptions has another."""
+    """A `Broker`, `QueueAdmin`, `HeaderCarrier` and `RemoteControlled` on an `AmqpLink`.
+
+    Each of its subscriptions has a link of its own.
+    """
 
     carries_headers: Literal[True] = True
 
@@ -138,6 +145,10 @@ class AmqpBroker(AmqpQueueAdmin):
         self.subscriptions.add(subscription)
         return subscription
 
+    def answering(self, node: str, commands: Mapping[str, Answering]) -> Remote:
+        """See `RemoteControlled`: Celery's remote control, such as `celery inspect ping`."""
+        return Remote(self.link, node, commands)
+
     async def _prepared(self, batch: Sequence[Envelope], deadline: float) -> list[Message]:
         now = asyncio.get_running_loop().time
         while True:
@@ -146,6 +157,7 @@ class AmqpBroker(AmqpQueueAdmin):
             except LinkDown:
                 if now() >= deadline:
                     raise
+            await asyncio.sleep(_AGAIN_S)
 
     def _must_be_open(self) -> None:
         if not self._open:

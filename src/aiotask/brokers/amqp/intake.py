@@ -21,9 +21,10 @@ from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
 
 _TAKEN: Final = (Kind.SUSPECTS, Kind.RETURNED, Kind.MAIN)
-_GENEROUS: Final = 4
-"""A consumer may have so many times the room that there is, once there is much: to change it costs two round trips."""
-_MUCH: Final = 16
+_GROWTH: Final = 2
+"""A consumer is replaced when there is room for so many times what it may have, since that costs some round trips. It
+is never made smaller: who has no room for a while has none at all, and begins anew."""
+_FEW: Final = 16
 
 
 class Consumer:
@@ -192,8 +193,8 @@ class Intake:
         consumer = self._consumers.get(source)
         alone = source.kind is Kind.SUSPECTS
         if consumer is not None:
-            credit = consumer.prefetch - consumer.unacked
-            if alone or room <= credit <= (room if room < _MUCH else room * _GENEROUS):
+            full = consumer.unacked >= consumer.prefetch
+            if alone or (room < consumer.prefetch * _GROWTH and not (full and room > consumer.prefetch)):
                 return False
             del self._consumers[source]
             await channel.cancel(consumer.tag)
@@ -218,9 +219,9 @@ class Intake:
             await self.channel.flush()
 
     @property
-    def consumes(self) -> bool:
-        """True while messages may come."""
-        return bool(self._consumers)
+    def is_small(self) -> bool:
+        """True while messages may come, few at a time."""
+        return bool(self._consumers) and all(consumer.prefetch < _FEW for consumer in self._consumers.values())
 
     async def anything(self) -> bool:
         """Ask whether anything waits in the queues.

@@ -93,38 +93,57 @@ class Sender:
         """
         now = asyncio.get_running_loop().time
         left = list(range(len(messages)))
-        begun = rerouted = False
+        begun = rerouted = repeated = False
         while True:
-            if self.link.blocked and not await self.link.wait_unblocked(deadline - now()):
-                if begun:
-                    raise Unconfirmed(left, _blocked(self.link))
-                raise _blocked(self.link)
-            try:
-                channel = await self._open_channel(deadline - now())
-            except LinkDown as error:
-                if begun:
-                    raise Unconfirmed(left, error) from error
-                if now() < deadline:
-                    continue
-                raise
-            outcomes = await channel.publish([messages[at] for at in left], deadline - now())
+            channel = await self._ready(deadline, left if begun else ())
+            patience = deadline - now()
+            if not repeated:  # a server that has just come back leaves some without an answer for ever
+                patience = min(patience, self.link.command_timeout_s)
+            outcomes = await channel.publish([messages[at] for at in left], patience)
             begun = True
-            if not any(outcomes):
-                return
             failed = [(at, error) for at, error in zip(left, outcomes, strict=True) if error is not None]
+            if not failed:
+                return
             left = [at for at, _ in failed]
-            if not channel.usable and isinstance(channel.lost.result(), ChannelError):
-                raise channel.lost.result()
-            unrouted = [at for at, error in failed if isinstance(error, NotRouted)]
-            if unrouted and not rerouted:
+            why = failed[0][1]
+            if not channel.usable:
+                if isinstance(channel.lost.result(), ChannelError):
+                    raise channel.lost.result()
+            elif isinstance(why, NotRouted) and not rerouted:
                 rerouted = True
-                await self._make_again([messages[at] for at in unrouted])
-            elif now() >= deadline or unrouted or channel.usable:
-                why = _blocked(self.link) if self.link.blocked else failed[0][1]
-                if isinstance(why, NotTaken) and now() + _SHORTEST_S < deadline:
-                    await asyncio.sleep(_SHORTEST_S)
-                    continue
+                await self._make_again([messages[at] for at, error in failed if isinstance(error, NotRouted)])
+            elif isinstance(why, LinkDown) and not repeated and not self.link.blocked:
+                repeated = True
+                channel.abandon("some messages were not confirmed on it")
+                await channel.close()
+            elif isinstance(why, NotTaken):
+                await asyncio.sleep(_SHORTEST_S)
+            else:
+                raise Unconfirmed(left, _blocked(self.link) if self.link.blocked else why)
+            if now() >= deadline:
                 raise Unconfirmed(left, why)
+
+    async def _ready(self, deadline: float, sent: Sequence[int]) -> AmqpChannel:
+        """Return the channel, once there is one and the server takes messages.
+
+        Raises:
+            ServerBlocked, LinkDown: Nothing was sent.
+            Unconfirmed: What is in `sent` was, and is not confirmed.
+        """
+        now = asyncio.get_running_loop().time
+        why: LinkDown
+        while True:
+            try:
+                if not self.link.blocked or await self.link.wait_unblocked(deadline - now()):
+                    return await self._open_channel(deadline - now())
+                why = _blocked(self.link)
+            except LinkDown as error:
+                why = error
+            if now() >= deadline:
+                if sent:
+                    raise Unconfirmed(sent, why)
+                raise why
+            await asyncio.sleep(_SHORTEST_S)
 
     async def _make_again(self, messages: Sequence[Message]) -> None:
         """Make the queues again that messages did not reach: somebody has deleted them."""

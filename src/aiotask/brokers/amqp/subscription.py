@@ -22,7 +22,8 @@ from aiotask.message import Delivery, Settlement, Start, Verdict
 
 _LINGER_S: Final = 0.05
 """Who does not receive for so long takes nothing from others any more."""
-_FEW: Final = 16
+_FLOW: Final = 3
+_GATHER_S: Final = 0.001
 _LOOK_S: Final = 0.05
 _MOST_LOOKS: Final = 20
 _AGAIN_S: Final = 0.5
@@ -64,6 +65,8 @@ class AmqpSubscription:
         self._moving: list[tuple[Receipt, Facts]] = []
         self._mover: asyncio.Task[None] | None = None
         self._receiving = 0
+        self._flows = False
+        """True while messages come faster than one by one."""
         self._linger: asyncio.TimerHandle | None = None
         self._pausing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -95,11 +98,15 @@ class AmqpSubscription:
             self._linger.cancel()
         try:
             while not self._closed:
+                if self._flows:
+                    await asyncio.sleep(_GATHER_S)  # a larger batch costs less for each
                 taken = self._intake.take(max_items)
+                self._flows = len(taken) >= _FLOW
                 if not taken:
                     with self.link.translating(ERRORS):
                         await self._consume(max_items)
                     taken = self._intake.take(max_items)
+                    self._flows = len(taken) >= _FLOW
                 if taken:
                     return self._hand_out(taken)
                 left = deadline - loop.time()
@@ -243,7 +250,7 @@ class AmqpSubscription:
                     receipt.early = True
                     early.append(receipt)
         if early:
-            if not self._receiving and len(early) < _FEW and self._intake.consumes:
+            if not self._receiving and self._intake.is_small:
                 await self._intake.pause()  # or the server would push as many again, and there is no room
             for channel, acks in self._holding.acknowledge(early):
                 channel.acknowledge(acks)
@@ -258,7 +265,8 @@ class AmqpSubscription:
             return Verdict.STARTED_BEFORE
         if start.acks_late and facts.losses >= self._max_losses:
             return Verdict.TOO_MANY_STARTS
-        if facts.expires_at is not None and facts.expires_at <= time.time():
+        expires_at = start.delivery.expires_at  # whoever has read the message may know more of it
+        if expires_at is not None and expires_at <= time.time():
             return Verdict.EXPIRED
         return Verdict.RUN
 
