@@ -160,6 +160,22 @@ class HeaderCarrier(Protocol):
     carries_headers: Literal[True]
 
 
+Answering = Callable[[Mapping[str, Any]], Any]
+"""Carries out a command with its arguments, and returns the answer, of plain values. Must not block."""
+
+
+@runtime_checkable
+class RemoteControlled(Protocol):
+    """A broker over which other programs can ask a worker something."""
+
+    def answering(self, node: str, commands: Mapping[str, Answering]) -> AbstractAsyncContextManager[None]:
+        """Answer `commands`, by their names, under a node's name, for as long as the context is open.
+
+        A command that is not among them is answered by an error, and so is one that raises. Whatever goes wrong, the
+        worker goes on without: nothing is raised.
+        """
+
+
 @runtime_checkable
 class FusedFinish(Protocol):
     """A subscription that can end executions in one atomic step, when results live on the same link."""

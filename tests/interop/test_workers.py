@@ -419,3 +419,56 @@ async def test_pickle_is_dead_lettered_and_the_client_is_told(
     assert type(found) is CelerysContentDisallowed
     assert (letter.id, letter.reason) == (result.id, "ContentDisallowed")
     assert not (tmp_path / "exploded").exists()
+
+
+# ---- remote control ----
+
+
+async def test_inspect_ping_of_celery_is_answered(
+    app: AioTask, celery_app: Celery, in_celery: InCelery[Any], celery_worker: CeleryWorker
+) -> None:
+    def ping(*nodes: str) -> Any:
+        return celery_app.control.inspect(destination=nodes or None, timeout=2.0).ping()
+
+    async with app.worker(name="ours") as worker:
+        async with asyncio.timeout(PATIENCE_S):
+            while worker.hostname not in (found := await in_celery(ping) or {}):
+                pass  # it listens by and by; each ping takes its time
+        assert found[worker.hostname] == {"ok": "pong"}
+        assert len(found) == 2, "Celery's own worker answers beside it"
+        assert await in_celery(lambda: ping(worker.hostname)) == {worker.hostname: {"ok": "pong"}}
+        assert await in_celery(lambda: ping("nobody@nowhere")) is None
+
+
+async def test_command_that_is_unknown_here_is_answered_by_an_error(
+    app: AioTask, celery_app: Celery, in_celery: InCelery[Any]
+) -> None:
+    def stats() -> Any:
+        return celery_app.control.inspect(timeout=1.0).stats()
+
+    async with app.worker(name="ours") as worker:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (found := await in_celery(stats)):
+                pass
+        assert found == {worker.hostname: {"error": "KeyError('stats')"}}
+
+
+async def test_ping_from_the_command_line_of_celery_is_answered(
+    app: AioTask, rabbit_url: str, backend_url: str
+) -> None:
+    async with app.worker(name="ours") as worker:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-W", "ignore", "-m", "celery", "-A", "celery_side", "inspect", "ping"),
+                    cwd=HERE,
+                    env={**os.environ, "BROKER": rabbit_url, "BACKEND": backend_url},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )
+                output, _ = await process.communicate()
+                if process.returncode == 0:
+                    break
+    text = output.decode()
+    assert f"{worker.hostname}: OK" in text
+    assert "pong" in text

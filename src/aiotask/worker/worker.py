@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,7 @@ from aiotask.exceptions import AioTaskError, BrokerError
 from aiotask.message import Delivery
 from aiotask.middleware import hooks
 from aiotask.outcome import HandedBack, Outcome
-from aiotask.protocols import Subscription
+from aiotask.protocols import RemoteControlled, Subscription
 from aiotask.showing import shown
 from aiotask.worker.admission import Admission
 from aiotask.worker.execution import Execution
@@ -126,6 +126,8 @@ class Worker:
             max_losses=conf.task_max_deliveries,
         )
         self._stack.push_async_callback(self._unsubscribe, subscription)
+        if isinstance(app.broker, RemoteControlled):
+            await self._stack.enter_async_context(app.broker.answering(self.hostname, {"ping": _pong}))
         self._room = Slots(runtime.concurrency * conf.worker_prefetch_multiplier)
         self._leases = Leases(
             subscription.lease_keeper(),
@@ -351,3 +353,7 @@ class Worker:
             logger.error(
                 "Could not hand back what was reserved; it is left to its leases: %s", str(error) or "no answer"
             )
+
+
+def _pong(_: Mapping[str, Any]) -> dict[str, str]:
+    return {"ok": "pong"}

@@ -254,25 +254,36 @@ class AmqpChannel:
     # ---- topology ----
 
     async def declare_queue(
-        self, name: str, arguments: Mapping[str, Any] | None = None, *, passive: bool = False
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        passive: bool = False,
+        transient: bool = False,
     ) -> QueueState:
-        """Make a durable queue, or look at one (`passive`).
+        """Make a durable queue, or look at one (`passive`); a `transient` one is this connection's, and gone with it.
 
         Raises:
             ChannelError: It is not there (404), or is there otherwise (406); the channel is closed then.
         """
         ok = await self._asked(
             self._channel.queue_declare(
-                name, durable=True, passive=passive, arguments=dict(arguments or {}), timeout=self._timeout_s
+                name,
+                durable=not transient,
+                exclusive=transient,
+                auto_delete=transient,
+                passive=passive,
+                arguments=dict(arguments or {}),
+                timeout=self._timeout_s,
             )
         )
         return QueueState(ok.message_count, ok.consumer_count)
 
-    async def declare_exchange(self, name: str, kind: str, *, passive: bool = False) -> None:
-        """Make a durable exchange, or look at one; raises as `declare_queue` does."""
+    async def declare_exchange(self, name: str, kind: str, *, passive: bool = False, durable: bool = True) -> None:
+        """Make an exchange, or look at one; raises as `declare_queue` does."""
         await self._asked(
             self._channel.exchange_declare(
-                name, exchange_type=kind, durable=True, passive=passive, timeout=self._timeout_s
+                name, exchange_type=kind, durable=durable, passive=passive, timeout=self._timeout_s
             )
         )
 
