@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.guide.letters import read_letters
 from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis
 
 from aiotask import AioTask
@@ -19,7 +20,12 @@ PATIENCE_S = 10.0
 @pytest.fixture(params=["memory", "sqlite", "redis", "amqp"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty broker. RabbitMQ has results in a file beside it."""
+    for broker, why in (mark.args for mark in request.node.iter_markers("not_on")):
+        if broker == request.param:
+            pytest.skip(why)
     if request.param == "amqp":
+        if request.node.get_closest_marker("priorities"):
+            monkeypatch.setenv("AIOTASK_TASK_QUEUE_MAX_PRIORITY", "9")
         monkeypatch.setenv("AIOTASK_RESULT_BACKEND", f"sqlite:///{tmp_path}/results.db")
         return str(request.getfixturevalue("rabbit_url"))
     if request.param == "redis":
@@ -57,8 +63,7 @@ def dead_letters(app: AioTask) -> Callable[[], Awaitable[list[DeadLetter]]]:
 
     async def dead_letters() -> list[DeadLetter]:
         await app.connect()
-        broker: Any = app.broker
-        return list(await broker.dead_letters())
+        return await read_letters(app)
 
     return dead_letters
 

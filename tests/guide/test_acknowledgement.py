@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.guide.letters import read_letters
 
 from aiotask import AioTask, AsyncResult, Ignore, Reject, WorkerLost
+from aiotask.brokers.amqp.subscription import AmqpSubscription
 from aiotask.message import DeadLetter, Delivery, QueueDepth, Start, Verdict
 
 Depth = Callable[..., Awaitable[QueueDepth]]
@@ -30,7 +32,14 @@ async def start_and_lose(app: AioTask, *, acks_late: bool, lease: float = 0.2) -
     doomed = await app.broker.subscribe(["default"], consumer="doomed", lease=lease, max_losses=4)
     [delivery] = await doomed.receive(1, 5.0)
     assert await doomed.begin([Start(delivery, acks_late)]) == [Verdict.RUN]
+    lose(doomed)
     return delivery
+
+
+def lose(doomed: Any) -> None:
+    """Let a subscription be that of a killed worker: RabbitMQ sees that by its connection, others by its lease."""
+    if isinstance(doomed, AmqpSubscription):
+        doomed.link.cut()
 
 
 @pytest.mark.parametrize("acks_late", [False, True])
@@ -64,6 +73,7 @@ async def test_message_of_a_lost_worker_runs_again_when_it_is_acknowledged_late(
         assert await result.get(timeout=10) == [True, 2]
 
 
+@pytest.mark.not_on("amqp", "RabbitMQ has nothing left of what was acknowledged early: its server forgets it at once")
 async def test_message_of_a_lost_worker_fails_and_never_runs_again_when_it_is_acknowledged_early(
     app: AioTask, dead_letters: DeadLetters
 ) -> None:
@@ -100,8 +110,7 @@ async def test_message_runs_no_more_when_it_has_lost_its_workers_too_often(
     async with app.worker():
         with pytest.raises(WorkerLost, match=r"Workers were lost 2 times after starting it \(task_max_deliveries\)"):
             await result.get(timeout=10)
-        broker: Any = app.broker
-        [letter] = await broker.dead_letters()
+        [letter] = await read_letters(app)
     assert runs == []
     assert (letter.id, letter.reason) == (result.id, "WorkerLost")
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -116,6 +125,7 @@ async def test_message_that_was_received_and_not_started_is_never_lost(app: AioT
     result = await run.delay()
     doomed = await app.broker.subscribe(["default"], consumer="doomed", lease=0.2, max_losses=4)
     assert len(await doomed.receive(1, 5.0)) == 1
+    lose(doomed)
     app.conf.update(**SHORT_LEASE)
     async with app.worker():
         assert await result.get(timeout=10) == 5
@@ -350,6 +360,5 @@ async def test_failed_task_is_dead_lettered_too_when_the_setting_says_so(url: st
         result = await run.delay()
         with pytest.raises(ValueError, match="no money"):
             await result.get(timeout=10)
-        broker: Any = app.broker
-        [letter] = await broker.dead_letters()
+        [letter] = await read_letters(app)
     assert (letter.id, letter.reason, letter.detail) == (result.id, "ValueError", "no money")

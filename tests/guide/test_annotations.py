@@ -8,6 +8,7 @@ import pytest
 from aiotask import AioTask, ImproperlyConfigured, Task
 
 
+@pytest.mark.priorities
 async def test_annotations_win_over_what_a_task_says(url: str) -> None:
     app = AioTask("proj", broker=url, task_annotations={"*": {"priority": 1}, "proj.add": {"max_retries": 0}})
 

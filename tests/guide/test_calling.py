@@ -83,6 +83,7 @@ async def test_task_runs_at_once_when_its_time_has_come(
     assert len(program.ran) == 1
 
 
+@pytest.mark.not_on("amqp", "RabbitMQ does not tell which queue a delayed message is of")
 async def test_delayed_task_waits_in_the_broker_and_takes_no_slot(
     app: AioTask, program: Program, depth: Callable[..., Awaitable[QueueDepth]]
 ) -> None:
@@ -170,6 +171,7 @@ async def test_tasks_run_in_the_order_in_which_they_were_sent(app: AioTask, prog
     assert program.ran == list(range(30))
 
 
+@pytest.mark.priorities
 async def test_urgent_tasks_run_first_and_in_one_priority_the_first_sent(app: AioTask, program: Program) -> None:
     for name, priority in [
         ("low", 9),
@@ -186,6 +188,7 @@ async def test_urgent_tasks_run_first_and_in_one_priority_the_first_sent(app: Ai
     assert program.ran == ["urgent 1", "urgent 2", "high", "usual 1", "usual 2", "low"]
 
 
+@pytest.mark.priorities
 async def test_task_s_own_priority_holds_when_the_call_has_none(app: AioTask, program: Program) -> None:
     @app.task(priority=1)
     async def urgent(what: str) -> None:
@@ -288,6 +291,7 @@ async def test_call_returns_once_the_broker_has_confirmed(
     assert (await sending).id
 
 
+@pytest.mark.priorities
 async def test_many_are_sent_in_one_batch_with_results_in_their_order(app: AioTask, program: Program) -> None:
     results = await program.note.send_many(((number,) for number in range(50)), headers={"trace": "ab"}, priority=3)
     async with app.worker():

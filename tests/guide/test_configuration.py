@@ -144,6 +144,7 @@ async def test_worker_imports_the_modules_that_define_its_tasks(
     assert set(app.tasks) == {"proj.add"}
 
 
+@pytest.mark.priorities
 async def test_task_is_sent_by_its_name_without_its_code(app: AioTask) -> None:
     result = await app.send_task("proj.add", (2,), {"y": 3}, priority=1, headers={"trace": "ab"})
 

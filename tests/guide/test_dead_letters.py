@@ -128,6 +128,7 @@ async def test_dead_letter_runs_when_it_is_replayed_to_a_worker_that_knows_it(
         async def new() -> str:
             return "known by now"
 
+        assert [letter.id for letter in await dead_letters()] == ["id-1"]
         assert await broker.replay_dead(["id-1"]) == ["id-1"]
         assert await result.get(timeout=10) == "known by now"
         assert await dead_letters() == []

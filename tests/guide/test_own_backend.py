@@ -128,6 +128,7 @@ async def test_tasks_of_one_url_share_one_backend(app: AioTask, own_url: str, tm
     assert other.backend is not one.backend
 
 
+@pytest.mark.not_on("amqp", "The URL of RabbitMQ is not one of results")
 async def test_backend_of_the_app_s_own_url_is_the_app_s(app: AioTask, url: str) -> None:
     assert app.task(name="one", backend=url)(print).backend is app.backend
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.guide.letters import read_letters
 
 from aiotask import (
     AioTask,
@@ -276,10 +277,11 @@ def report(**values: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def broker(url: str) -> AsyncIterator[None]:
+async def broker(url: str, request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """Let the app use an empty broker, as the command line would."""
     for each in (app, hooked):
         each.conf.broker_url = url
+        each.conf.task_queue_max_priority = 9 if request.node.get_closest_marker("priorities") else None
     handled.clear()
     yield
     for each in (app, hooked):
@@ -308,8 +310,7 @@ def processes() -> list[int]:
 
 
 async def dead_letters() -> list[DeadLetter]:
-    admin: Any = app.broker
-    return list(await admin.dead_letters())
+    return await read_letters(app)
 
 
 async def test_body_runs_in_another_process_which_is_used_again(worker: Worker) -> None:
@@ -324,6 +325,7 @@ async def test_arguments_and_values_are_what_they_are_in_a_thread(worker: Worker
     assert await result.get(timeout=10) == Size(3, 6)
 
 
+@pytest.mark.priorities
 async def test_request_is_that_of_the_execution(worker: Worker) -> None:
     result = await describe.apply_async((1,), {"y": 2}, headers={"tenant": "a"}, priority=3)
     assert await result.get(timeout=10) == {

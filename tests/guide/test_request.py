@@ -14,6 +14,7 @@ import aiotask
 from aiotask import AioTask, current_request, current_task
 
 
+@pytest.mark.priorities
 async def test_request_tells_what_is_being_executed(app: AioTask) -> None:
     seen: dict[str, Any] = {}
 

@@ -16,6 +16,7 @@ class Declined(Exception):
     pass
 
 
+@pytest.mark.priorities
 async def test_retry_runs_the_task_again_under_the_same_id_with_all_that_it_had(app: AioTask) -> None:
     seen: list[Any] = []
 

@@ -85,6 +85,7 @@ async def test_task_without_a_route_goes_to_the_default_queue(app: AioTask, wait
     assert await waiting() == ["default"]
 
 
+@pytest.mark.priorities
 async def test_call_wins_over_its_task_and_that_over_its_route(app: AioTask, waiting: Waiting) -> None:
     app.conf.task_routes = {"*": {"queue": "by-route", "priority": 1}}
 
@@ -104,6 +105,7 @@ async def test_call_wins_over_its_task_and_that_over_its_route(app: AioTask, wai
         assert await (await says_nothing.apply_async(priority=7)).get(timeout=10) == 7
 
 
+@pytest.mark.priorities
 async def test_function_that_routes_sees_the_call(app: AioTask, fetch: Task, waiting: Waiting) -> None:
     def by_shard(name: str, args: Any, kwargs: Any, options: Any, task: Any = None) -> dict[str, Any]:
         assert task is fetch
@@ -265,6 +267,7 @@ async def test_retry_keeps_the_queue_and_how_it_was_sent(app: AioTask) -> None:
     assert sorted(seen) == [(queue, n, "news", "k") for queue in ("paris", "rome") for n in (0, 1)]
 
 
+@pytest.mark.not_on("amqp", "RabbitMQ does not tell which queue a delayed message is of")
 async def test_message_keeps_its_time_in_each_queue(app: AioTask, fetch: Task, depth: Depth) -> None:
     app.conf.task_queues = EVERYWHERE
     await fetch.apply_async(exchange="news", countdown=3600)

@@ -24,8 +24,8 @@ _LINGER_S: Final = 0.05
 """Who does not receive for so long takes nothing from others any more."""
 _FLOW: Final = 3
 _GATHER_S: Final = 0.001
-_LOOK_S: Final = 0.05
-_MOST_LOOKS: Final = 20
+_LOOK_S: Final = 0.02
+_MOST_LOOKS: Final = 50
 _AGAIN_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class AmqpSubscription:
                 left = deadline - loop.time()
                 if left <= 0:
                     looks += 1
-                    if wait > 0 or looks > _MOST_LOOKS or not await self._anything():
+                    if wait > 0 or looks > _MOST_LOOKS or (looks > 1 and not await self._anything()):
                         return []
                     left = _LOOK_S
                 await self._intake.changed.wait(left)

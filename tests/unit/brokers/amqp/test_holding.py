@@ -1,0 +1,91 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aiotask.brokers.amqp.holding import Holding
+from aiotask.brokers.amqp.names import Kind, Source
+from aiotask.brokers.amqp.packing import Receipt
+
+CHANNEL: Any = object()
+
+
+def receipt(tag: int, message_id: str = "", channel: Any = CHANNEL) -> Receipt:
+    properties = SimpleNamespace(
+        headers=None, content_type="x/y", message_id=message_id or f"m{tag}", correlation_id="id", app_id="aiotask"
+    )
+    message = SimpleNamespace(
+        header=SimpleNamespace(properties=properties),
+        delivery=SimpleNamespace(delivery_tag=tag, redelivered=False),
+        body=b"",
+    )
+    return Receipt(channel, Source("q", Kind.MAIN), message, None, None)
+
+
+@pytest.fixture
+def holding() -> Holding:
+    return Holding()
+
+
+def delivered(holding: Holding, count: int) -> list[Receipt]:
+    receipts = [receipt(tag) for tag in range(1, count + 1)]
+    for each in receipts:
+        holding.deliver(each)
+    return receipts
+
+
+def test_what_is_in_a_row_is_acknowledged_by_one_tag(holding: Holding) -> None:
+    receipts = delivered(holding, 5)
+    assert holding.acknowledge(receipts[:3]) == [(CHANNEL, [(3, True)])]
+    assert holding.acknowledge(receipts[3:4]) == [(CHANNEL, [(4, False)])]
+
+
+def test_what_has_finished_behind_a_slow_one_is_acknowledged_singly(holding: Holding) -> None:
+    receipts = delivered(holding, 5)
+    assert holding.acknowledge([receipts[4], receipts[2]]) == [(CHANNEL, [(3, False), (5, False)])]
+    assert holding.acknowledge([receipts[1], receipts[0]]) == [(CHANNEL, [(2, True)])]
+    assert holding.acknowledge([receipts[3]]) == [(CHANNEL, [(4, False)])]
+
+
+def test_what_is_acknowledged_already_is_not_acknowledged_again(holding: Holding) -> None:
+    [one] = delivered(holding, 1)
+    holding.acknowledge([one])
+    assert holding.acknowledge([one]) == []
+    assert holding.was_settled(one.message_id)
+
+
+def test_channels_have_tags_of_their_own(holding: Holding) -> None:
+    other: Any = object()
+    receipts = [receipt(1), receipt(1, channel=other)]
+    for each in receipts:
+        holding.deliver(each)
+    assert sorted(acks for _, acks in holding.acknowledge(receipts)) == [[(1, False)], [(1, False)]]
+
+
+def test_what_runs_takes_its_message_over_when_it_comes_again(holding: Holding) -> None:
+    [running] = delivered(holding, 1)
+    running.begun = True
+    holding.lose(CHANNEL, 100.0)
+    assert holding.ours(running, 119.0, 20.0)
+    other: Any = object()
+    again = receipt(7, running.message_id, other)
+    assert holding.attach(again) is running
+    assert holding.acknowledge([running]) == [(other, [(7, False)])]
+
+
+def test_what_runs_is_lost_when_its_message_does_not_come_again(holding: Holding) -> None:
+    [running] = delivered(holding, 1)
+    running.begun = True
+    holding.lose(CHANNEL, 100.0)
+    assert not holding.ours(running, 120.0, 20.0)
+
+
+def test_what_had_not_begun_is_lost_with_its_channel(holding: Holding) -> None:
+    [waiting] = delivered(holding, 1)
+    holding.lose(CHANNEL, 100.0)
+    assert not holding.ours(waiting, 100.0, 20.0)
+    assert waiting.message_id in holding.unstarted
+
+
+def test_stranger_is_not_ours(holding: Holding) -> None:
+    assert not holding.ours("a receipt of another broker", 0.0, 20.0)

@@ -1,0 +1,14 @@
+import pytest
+
+from aiotask.connections.amqp import ServerRefused
+from aiotask.connections.amqp.refusals import check_server
+
+
+@pytest.mark.parametrize("version", ["3.10.0", "3.10.8", "3.13.7", "4.1.0"])
+def test_server_is_taken_when_it_is_new_enough(version: str) -> None:
+    check_server("amqp://host", {"product": "RabbitMQ", "version": version})
+
+
+def test_server_without_safe_dead_letters_is_refused() -> None:
+    with pytest.raises(ServerRefused, match=r"is version 3\.9\.29; it takes 3\.10 or later"):
+        check_server("amqp://host", {"product": "RabbitMQ", "version": "3.9.29"})
