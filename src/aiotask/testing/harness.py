@@ -96,7 +96,7 @@ class Ability(Enum):
     LEASE_ENDS = "a message is its consumer's for as long as the connection lives: no lease of it ends by time"
     SEES_STARTS = "the server does not know what was started: what is lost unstarted counts as lost for late ones alone"
     PRIORITIES = "messages have no priorities"
-    AHEAD_AT_ONCE = "what was lost comes ahead of what waits, but not of what is taken at that moment"
+    AHEAD_AT_ONCE = "what is lost or given back takes its place among what waits a moment later, not at once"
     ONE_ORDER = "there is no order over several queues"
     LINE_LEFT = "what is lost after it was unparked comes ahead when its line is looked at next"
     COUNTS_HELD = "nobody can tell how many messages of a queue are handed out or delayed, nor purge the delayed ones"

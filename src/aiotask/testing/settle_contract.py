@@ -31,7 +31,7 @@ async def message_comes_at_once_when_it_is_released(harness: BrokerHarness) -> N
     assert ids(await harness.take(consumer)) == [delivery.id]
 
 
-@needs(Ability.PRIORITIES)
+@needs(Ability.PRIORITIES, Ability.AHEAD_AT_ONCE)
 async def urgent_message_comes_first_when_another_is_released(harness: BrokerHarness) -> None:
     """A released message is ahead in its own priority only."""
     released, urgent = harness.envelope(priority=6), harness.envelope(priority=4)

@@ -167,8 +167,10 @@ class Intake:
         if self._arrived(receipt):
             self.put(receipt)
 
-    async def consume(self, room: int) -> None:
+    async def consume(self, room: int, *, insist: bool = False) -> None:
         """See to it that messages come, as many as there is room for.
+
+        A consumer that has all that it may have is left alone unless `insist`: as a rule some of that is settled soon.
 
         Raises:
             ChannelError, LinkDown: They can't; there is no connection, or the server refuses.
@@ -184,17 +186,17 @@ class Intake:
             begun = False
             for queue in self.queues:
                 for kind in _TAKEN:
-                    begun = await self._consume(channel, Source(queue, kind), room) or begun
+                    begun = await self._consume(channel, Source(queue, kind), room, insist=insist) or begun
             if begun:
                 await channel.ask()  # by its answer has come what waited, of all of them: it is to be put in order
 
-    async def _consume(self, channel: AmqpChannel, source: Source, room: int) -> bool:
+    async def _consume(self, channel: AmqpChannel, source: Source, room: int, *, insist: bool) -> bool:
         """Tell whether it had to begin."""
         consumer = self._consumers.get(source)
         alone = source.kind is Kind.SUSPECTS
         if consumer is not None:
-            full = consumer.unacked >= consumer.prefetch
-            if alone or (room < consumer.prefetch * _GROWTH and not (full and room > consumer.prefetch)):
+            full = insist and consumer.unacked >= consumer.prefetch
+            if alone or (room < consumer.prefetch * _GROWTH and not full):
                 return False
             del self._consumers[source]
             await channel.cancel(consumer.tag)

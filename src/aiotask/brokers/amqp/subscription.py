@@ -92,7 +92,7 @@ class AmqpSubscription:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        looks = 0
+        looks, waited = 0, False
         self._receiving += 1
         if self._linger is not None:
             self._linger.cancel()
@@ -104,7 +104,7 @@ class AmqpSubscription:
                 self._flows = len(taken) >= _FLOW
                 if not taken:
                     with self.link.translating(ERRORS):
-                        await self._consume(max_items)
+                        await self._consume(max_items, insist=waited)
                     taken = self._intake.take(max_items)
                     self._flows = len(taken) >= _FLOW
                 if taken:
@@ -115,7 +115,8 @@ class AmqpSubscription:
                     if wait > 0 or looks > _MOST_LOOKS or (looks > 1 and not await self._anything()):
                         return []
                     left = _LOOK_S
-                await self._intake.changed.wait(left)
+                await self._intake.changed.wait(left if waited else min(left, _LOOK_S))
+                waited = True
         except asyncio.CancelledError:
             self._pause()
             raise
@@ -125,9 +126,9 @@ class AmqpSubscription:
                 self._linger = loop.call_later(_LINGER_S, self._pause)
         return []
 
-    async def _consume(self, room: int) -> None:
+    async def _consume(self, room: int, *, insist: bool) -> None:
         try:
-            await self._intake.consume(room)
+            await self._intake.consume(room, insist=insist)
         except LINK_ERRORS:
             if self._intake.trouble is not None:
                 raise
