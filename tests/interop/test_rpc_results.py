@@ -1,6 +1,7 @@
 """Results over `rpc://`: a reply queue of RabbitMQ, which Celery's workers fill and Celery's clients read as well."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,28 @@ async def test_rpc_needs_rabbitmq(broker: str, tmp_path: Path, monkeypatch: pyte
     app = AioTask("ours", broker=broker, backend="rpc://")
     with pytest.raises(ImproperlyConfigured, match="takes an amqp:// broker"):
         await app.send_task("ours.add", (1, 2))
+
+
+@pytest.mark.filterwarnings("ignore")  # what a loop that is closed too early leaves behind complains
+def test_results_come_on_the_next_loop_when_one_was_left_open(rabbit_url: str) -> None:
+    app = AioTask("ours", broker=rabbit_url)
+
+    @app.task(name="ours.one")
+    async def one() -> int:
+        return 1
+
+    async def call() -> int:
+        async with app.worker():
+            result = await one.delay()
+            found = await result.get(timeout=PATIENCE_S)
+        await app.connect()  # and left so
+        return found
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    assert first.run_until_complete(call()) == 1
+    first.close()
+    assert second.run_until_complete(call()) == 1
+    second.run_until_complete(app.close())
+    second.close()
+    del first, second
+    gc.collect()  # here, where its complaints belong

@@ -103,13 +103,14 @@ class RpcBackend:
             return
         self._open = False
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
+        channels, self._incoming, self._outgoing = (self._incoming, self._outgoing), None, None
+        # Of a loop that was closed with the app left open there is nothing to wait for.
+        if keeper is not None and keeper.get_loop() is asyncio.get_running_loop():
             keeper.cancel()
             await asyncio.wait([keeper])
-        for channel in (self._incoming, self._outgoing):
-            if channel is not None:
-                await channel.close()
-        self._incoming = self._outgoing = None
+            for channel in channels:
+                if channel is not None:
+                    await channel.close()
         await self.link.close()
 
     # ---- sending results ----
