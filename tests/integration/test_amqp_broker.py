@@ -8,7 +8,6 @@ from tests.servers.rabbitmq import RabbitServer, vhost_of
 from tests.servers.redis import free_port
 
 from aiotask.brokers.amqp import AmqpBroker
-from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.connections.amqp import AmqpLink, Message
 from aiotask.exceptions import BrokerConnectionError, BrokerError, BrokerFull, ImproperlyConfigured, PublishError
 from aiotask.message import Envelope, Settlement, Start, Verdict, new_id
@@ -58,46 +57,6 @@ async def drain(subscription, wanted: set[str]) -> list[str]:
             if deliveries:
                 await subscription.settle([Settlement(delivery) for delivery in deliveries])
     return came
-
-
-async def test_confirmed_messages_survive_when_the_server_is_killed(private_rabbit: RabbitServer, brokers) -> None:
-    broker = await brokers(private_rabbit.url(), publish_timeout=PATIENCE_S)
-    subscription = await subscribe(broker)
-    sent: set[str] = set()
-
-    async def send(count: int) -> None:
-        for at in range(count):
-            batch = [envelope(), envelope(delay_s=0.1 + at % 7 * 0.3)]
-            await broker.publish(batch)
-            sent.update(one.id for one in batch)
-            await asyncio.sleep(0.01)
-
-    sending = asyncio.create_task(send(150))
-    draining = asyncio.create_task(drain(subscription, sent))
-    await asyncio.sleep(0.5)
-    await asyncio.to_thread(private_rabbit.restart)
-    await sending
-    draining.cancel()
-    came: set[str] = set()
-    await soon(lambda: _drained(subscription, came, sent, private_rabbit))
-    assert broker.connected
-
-
-async def _drained(subscription, came: set[str], sent: set[str], server: RabbitServer) -> bool:
-    deliveries = await subscription.receive(100, 0.5)
-    came.update(delivery.id for delivery in deliveries)
-    if deliveries:
-        await subscription.settle([Settlement(delivery) for delivery in deliveries])
-        return False
-    names = [Source(QUEUE, kind).name for kind in (Kind.MAIN, Kind.RETURNED, Kind.SUSPECTS)]
-    delays = [name for name in server.queues("/") if ".delay." in name]
-    ready = server.evaluate(
-        'lists:sum([element(2, rabbit_amqqueue:stat(Q)) || Q <- rabbit_amqqueue:list(<<"/">>), '
-        "lists:member(binary_to_list(element(4, amqqueue:get_name(Q))), ["
-        + ", ".join(f'"{name}"' for name in [*names, *delays])
-        + "])])."
-    )
-    return ready == "0"
 
 
 async def test_running_execution_keeps_its_message_when_the_connection_is_cut(rabbit_url: str, brokers) -> None:
