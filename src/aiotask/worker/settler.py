@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from aiotask.exceptions import BackendError, BrokerError
+from aiotask.exceptions import BackendError, BrokerError, EncodeError
 from aiotask.message import Delivery, Finish
 from aiotask.outcome import Failed, HandedBack, Outcome
 from aiotask.protocols import Application, FusedFinish, ResultBackend, Subscription
@@ -144,7 +144,8 @@ class Settler:
             return decision, self._encode(decision, backend)
         except Exception as error:  # noqa: BLE001 - what bodies return and raise is encoded here; all of it has an outcome
             error.__suppress_context__ = True
-            failed = Failed(error, format_traceback(error))
+            # Which part of a value can't be encoded is in the text; a traceback would tell of us alone.
+            failed = Failed(error, None if isinstance(error, EncodeError) else format_traceback(error))
             decision = decide(execution, failed, now)
             return decision, self._encode(decision, backend)
 
