@@ -376,7 +376,9 @@ class AioTask:
                     await self._adapters.open_wanted()
 
     async def close(self) -> None:
-        """Send what waits to be sent, and close the connections. The app can be opened again. Idempotent.
+        """Send what waits to be sent, and close the connections, those of `.sync` calls too. Idempotent.
+
+        The app can be opened again.
 
         Raises:
             AioTaskError: The app is open on another loop.
@@ -389,6 +391,9 @@ class AioTask:
         if eager is not None:
             await eager[1].close()
         await self._close_adapters()
+        twin, self._twin = self._twin, None
+        if twin is not None and twin[0] is _background.get():
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(twin[1].close(), twin[0]))
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop; refuse it while the app is open on another one."""

@@ -3,12 +3,14 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import fastapi
 import httpx2
 import pytest
+from tests.servers.redis import RedisServer
 
 from aiotask import AioTask, AioTaskError, ArgumentError, Task
 
@@ -195,3 +197,26 @@ print(add.sync.delay(5, 6).sync.state(), len(add.sync.send_many([(1, 1)])))
     command = ["timeout", "-k", "1", "30", sys.executable, "script.py"]  # a hanging child would outlive its parent
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=40, check=False)
     assert ran.stdout.split() == ["PENDING", "PENDING", "PENDING", "1"], ran.stderr
+
+
+@pytest.mark.parametrize("url", ["redis"], indirect=True)
+async def test_closing_the_app_closes_the_connections_of_sync_calls_too(
+    app: AioTask, redis_server: RedisServer, until: Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+) -> None:
+    @app.task
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async def connections() -> int:
+        return len(redis_server.call("CLIENT", "LIST").splitlines())
+
+    before = await connections()
+    await asyncio.to_thread(lambda: add.sync.delay(2, 3))
+    assert await connections() > before
+    await app.close()
+
+    async def as_before() -> bool:
+        return await connections() == before
+
+    await until(as_before)
+    await asyncio.to_thread(lambda: add.sync.delay(2, 3))  # it can be opened again
