@@ -15,6 +15,7 @@ import pytest
 
 import aiotask
 from aiotask import AioTask
+from aiotask.wire import compression, serialization
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -37,6 +38,9 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     yaml = ModuleType("yaml")  # any pair of functions does
     yaml.safe_dump, yaml.safe_load = json.dumps, json.loads  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "yaml", yaml)
+    for tables in (serialization, compression):  # what a page registers is no other test's
+        for table in ("_BY_NAME", "_BY_CONTENT_TYPE"):
+            monkeypatch.setattr(tables, table, dict(getattr(tables, table)))
     app = AioTask("proj", broker="memory://")
 
     @app.task(name="proj.fetch")
