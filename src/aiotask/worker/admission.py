@@ -91,13 +91,13 @@ class Admission:
         if execution.delivery.losses:
             self._suspects.left(execution)
         self._running.give()
-        if self._ready or self._suspects:
+        if self._ready or self._suspects.pending:
             self._work.set()
 
     def lend(self) -> None:
         """Let another execution use a slot whose own only waits."""
         self._running.give()
-        if self._ready or self._suspects:
+        if self._ready or self._suspects.pending:
             self._work.set()
 
     def take_back(self) -> None:
@@ -135,7 +135,7 @@ class Admission:
         free = min(self._running.free, self._at_once)
         if self.budget is not None:
             free = min(free, self.budget)
-        if free and self._suspects and self._add_suspect(batch):
+        if free and self._suspects.pending and self._add_suspect(batch):
             free = len(batch)
         ready = self._ready
         if len(ready) <= free - len(batch):

@@ -96,10 +96,11 @@ class Settler:
         if execution.finished:
             return
         execution.finished = True
-        backend = self._backend_of(execution)
+        task = execution.task
+        backend = self._backend if task is None or task.own_backend is None else self._backend_of(execution)
         decision, row = self._decide(execution, outcome, backend)
         log_outcome(execution, decision.outcome)
-        if isinstance(decision.outcome, HandedBack) and execution.started_mono:
+        if type(decision.outcome) is HandedBack and execution.started_mono:
             self.handed_back += 1
         if row is not None and backend is not self._backend:
             self._elsewhere.append(_Place(backend, row))
