@@ -15,18 +15,12 @@ from aiotask.adapters import Adapters
 from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.blocking import BackgroundLoop, refuse_on_a_loop, run_on
 from aiotask.coalesce import Coalescer
-from aiotask.exceptions import (
-    AioTaskError,
-    BrokerError,
-    ImproperlyConfigured,
-    NotRegistered,
-    PublishError,
-    Unroutable,
-)
+from aiotask.exceptions import AioTaskError, ImproperlyConfigured, NotRegistered
 from aiotask.message import Envelope, TaskMessage
 from aiotask.middleware import Next, check, fold, hooks
 from aiotask.options import checked_text
-from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, QueueAdmin, ResultBackend
+from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, ResultBackend
+from aiotask.publishing import publish, refuse_unconsumed
 from aiotask.registry import Definition, Registry
 from aiotask.routing import Router
 from aiotask.schemes import check_url
@@ -468,33 +462,9 @@ class AioTask:
         assert self._coalescer is not None  # noqa: S101 - connect has made it
         further = [call for call in calls if call.beyond is not None]
         if further:
-            await self._refuse_unconsumed(further)
+            await refuse_unconsumed(self.broker, further)
             envelopes += further_envelopes(calls, envelopes)
         await self._coalescer.add(envelopes)
-
-    async def _refuse_unconsumed(self, calls: Sequence[Outgoing]) -> None:
-        """See that workers consume the queues of those calls that are `immediate`.
-
-        Raises:
-            Unroutable: None consumes one of them.
-            ImproperlyConfigured: The broker can't tell.
-        """
-        wanted: dict[str, str] = {}
-        for call in calls:
-            if call.beyond is not None and call.beyond.immediate:
-                wanted.update(dict.fromkeys((call.queue, *call.beyond.queues), call.message.task))
-        if not wanted:
-            return
-        broker = self.broker
-        if not isinstance(broker, QueueAdmin):
-            raise ImproperlyConfigured("The broker can't tell which queues are consumed: leave out `immediate`.")
-        counts = await broker.consumers(list(wanted))
-        for (queue, task), count in zip(wanted.items(), counts, strict=True):
-            if not count:
-                raise Unroutable(
-                    f"{task}: no worker consumes the queue {queue!r} at this moment, and the call is not to wait for "
-                    "one (immediate). Nothing was sent."
-                )
 
     async def _send_through(self, chain: Next[TaskMessage], call: Outgoing) -> None:
         """Send one message through the middleware, which sees the message; where it goes waits in a variable."""
@@ -504,25 +474,8 @@ class AioTask:
     async def _publish_message(self, message: TaskMessage) -> None:
         await self._send((_outgoing.get()._replace(message=message),))
 
-    async def _publish(self, batch: list[Envelope]) -> list[Exception | None] | None:
-        limit = self.conf.broker_publish_timeout
-        try:
-            async with asyncio.timeout(limit):
-                await self.broker.publish(batch)
-        except PublishError as error:
-            unsent = set(error.unsent)
-            return [error if envelope.id in unsent else None for envelope in batch]
-        except TimeoutError as error:
-            late = PublishError(
-                f"The broker did not confirm within {limit:g} s (broker_publish_timeout); "
-                "the messages may or may not be stored.",
-                [envelope.id for envelope in batch],
-            )
-            late.__cause__ = error
-            return [late] * len(batch)
-        except BrokerError as error:
-            return [error] * len(batch)
-        return None
+    async def _publish(self, batch: Sequence[Envelope]) -> list[Exception | None] | None:
+        return await publish(self.broker, batch, self.conf.broker_publish_timeout)
 
     async def _open_adapters(self) -> None:
         try:
