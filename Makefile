@@ -1,11 +1,11 @@
-# make demo   shows a worker process execute tasks that another process sends
+# make demo   shows a worker process execute tasks that another process sends (BROKER=redis://... elsewhere than in SQLite)
 # make test   sets up all it needs, then lint, types, layers and every test
-# make faults the long fault and soak runs      make bench  the benchmark tables
+# make faults the long fault and soak runs      make bench  the benchmark tables      make bench-peers  beside others on Redis
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint tests faults bench servers clean
+.PHONY: help demo test lint tests faults bench bench-peers servers clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -27,7 +27,7 @@ $(VENV)/.installed-bench: pyproject.toml | $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed
-	@$(BIN)/python examples/quickstart/demo.py
+	@$(BIN)/python examples/quickstart/demo.py $(BROKER)
 
 servers:
 	@tools/need-servers
@@ -49,5 +49,8 @@ faults: $(VENV)/.installed-dev servers
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
 
+bench-peers: $(VENV)/.installed servers
+	$(BIN)/python -m benchmarks.peers
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,8 @@
 """Tasks cross from one process to another: `make demo`, or `python demo.py`.
 
 This process sends; a worker process that it starts executes. They share nothing but a SQLite file in a temporary
-folder. The exit code is 0 only when every result was right.
+folder, or the broker whose URL is given: `python demo.py redis://localhost:6379/15`, with an empty queue `default`.
+The exit code is 0 only when every result was right.
 """
 
 import asyncio
@@ -195,8 +196,8 @@ async def a_task_in_waiting() -> None:
     check("the second worker's exit code", code, 0)
 
 
-async def main(folder: str) -> None:
-    app.conf.broker_url = f"sqlite:///{folder}/aiotask.db"
+async def main(broker_url: str) -> None:
+    app.conf.broker_url = broker_url
     async with app:
         headline("1. A worker starts, in a process of its own.")
         async with worker() as executor:
@@ -214,7 +215,7 @@ async def main(folder: str) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="aiotask-demo-") as temporary:
         try:
-            asyncio.run(main(temporary))
+            asyncio.run(main(*sys.argv[1:2] or [f"sqlite:///{temporary}/aiotask.db"]))
         except TimeoutError as error:
             sys.exit(f"\nThe demo failed: nothing came in {PATIENCE_S:g} s. {error}")
         except (DemoError, AioTaskError) as error:

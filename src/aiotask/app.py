@@ -15,15 +15,24 @@ from aiotask.adapters import Adapters
 from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.blocking import BackgroundLoop, refuse_on_a_loop, run_on
 from aiotask.coalesce import Coalescer
-from aiotask.exceptions import AioTaskError, BrokerError, ImproperlyConfigured, PublishError, Unroutable
+from aiotask.exceptions import AioTaskError, ImproperlyConfigured, NotRegistered
 from aiotask.message import Envelope, TaskMessage
 from aiotask.middleware import Next, check, fold, hooks
 from aiotask.options import checked_text
-from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, QueueAdmin, ReplyReceiver, ResultBackend
+from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, ReplyReceiver, ResultBackend
+from aiotask.publishing import publish, refuse_unconsumed
 from aiotask.registry import Definition, Registry
 from aiotask.routing import Router
 from aiotask.schemes import check_url
-from aiotask.sending import NamedTask, Sendable, further_envelopes, message_envelope, note_children, outgoing_call
+from aiotask.sending import (
+    NOT_SENT,
+    NamedTask,
+    Sendable,
+    further_envelopes,
+    message_envelope,
+    note_children,
+    outgoing_call,
+)
 from aiotask.settings import Settings, load_settings
 from aiotask.tasks import FunctionTask
 from aiotask.tasks import Task as BaseTask
@@ -100,7 +109,7 @@ class AioTask:
         self._replies: ReplyReceiver | None = None
         self._users = 0
         self._eager: tuple[asyncio.AbstractEventLoop, EagerRunner] | None = None
-        self._twin: AioTask | None = None
+        self._twin: tuple[asyncio.AbstractEventLoop, AioTask] | None = None
 
     def __repr__(self) -> str:
         return f"<AioTask: {self.main or '__main__'}>"
@@ -185,6 +194,8 @@ class AioTask:
         """
 
         def make(function: Any) -> Any:
+            if isinstance(function, BaseTask):
+                raise ImproperlyConfigured(f"{function!r} is a task already; a function is decorated once.")
             if isinstance(function, type):
                 return self._register(self._made_of_class(function), name, options)
             _check_making(bind, base)
@@ -195,15 +206,28 @@ class AioTask:
 
         return make if function is None else make(function)
 
-    async def send_task(
+    def send_task(
         self, name: str, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[Any]:
+    ) -> Coroutine[Any, Any, AsyncResult[Any]]:
         """Send a task by its name; its code need not be here. Options and errors are those of `Task.apply_async`.
 
         The arguments are checked when the task is registered here, else only where they arrive.
+
+        Raises:
+            NotRegistered: Every call is run here (`task_always_eager`), and this one can't be.
         """
-        task: Sendable = self._registry.get(name) or NamedTask(self, checked_text("name", name))
+        sending: Any = self._send_named(name, args, kwargs, options)
+        sending.__qualname__ = f"{name!s:.255}.send_task {NOT_SENT}"
+        return sending  # type: ignore[no-any-return]
+
+    async def _send_named(
+        self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        known = self._registry.get(checked_text("name", name))
+        task: Sendable = known or NamedTask(self, name)
         call = outgoing_call(task, () if args is None else args, {} if kwargs is None else kwargs, options)
+        if self.conf.task_always_eager:
+            return await self._known_task(name).run_eagerly(call)
         await self.send((call,))
         note_children((call,))
         return AsyncResult(call.message.id, app=self, name=name)
@@ -227,7 +251,13 @@ class AioTask:
             raise ImproperlyConfigured(
                 f"{made!r} is no Task; register takes a subclass of aiotask.Task or an instance."
             )
-        self._register(made, None, {})
+        owner = vars(made).get("app")
+        if owner is not None and owner is not self:
+            raise ImproperlyConfigured(
+                f"{made!r} belongs to {owner!r} already, and a task has one app; register an instance of its own."
+            )
+        if owner is None or self._registry.get(made.name) is not made:
+            self._register(made, None, {})
         return made  # type: ignore[return-value]
 
     def result(self, task_id: str) -> AsyncResult[Any]:
@@ -235,7 +265,7 @@ class AioTask:
 
         It is looked for in the app's result backend: an id does not tell that its task has one of its own.
         """
-        return AsyncResult(task_id, app=self)
+        return AsyncResult(checked_text("task_id", task_id), app=self)
 
     def worker(
         self,
@@ -341,7 +371,9 @@ class AioTask:
                     await self._adapters.open_wanted()
 
     async def close(self) -> None:
-        """Send what waits to be sent, and close the connections. The app can be opened again. Idempotent.
+        """Send what waits to be sent, and close the connections, those of `.sync` calls too. Idempotent.
+
+        The app can be opened again.
 
         Raises:
             AioTaskError: The app is open on another loop.
@@ -354,6 +386,9 @@ class AioTask:
         if eager is not None:
             await eager[1].close()
         await self._close_adapters()
+        twin, self._twin = self._twin, None
+        if twin is not None and twin[0] is _background.get():
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(twin[1].close(), twin[0]))
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop; refuse it while the app is open on another one."""
@@ -394,10 +429,11 @@ class AioTask:
         loop = self._loop
         if loop is not None and loop.is_running():
             return run_on(loop, lambda: make(self))
-        if self._twin is None:
-            self._twin = self._make_twin()
-        twin = self._twin
-        return run_on(_background.get(), lambda: make(twin))
+        background = _background.get()
+        if self._twin is None or self._twin[0] is not background:  # none yet, or one of the process that has forked us
+            self._twin = background, self._make_twin()
+        twin = self._twin[1]
+        return run_on(background, lambda: make(twin))
 
     def _make_twin(self) -> "AioTask":
         """Return this app with connections of its own; what lives in memory is shared."""
@@ -431,33 +467,9 @@ class AioTask:
         assert self._coalescer is not None  # noqa: S101 - connect has made it
         further = [call for call in calls if call.beyond is not None]
         if further:
-            await self._refuse_unconsumed(further)
+            await refuse_unconsumed(self.broker, further)
             envelopes += further_envelopes(calls, envelopes)
         await self._coalescer.add(envelopes)
-
-    async def _refuse_unconsumed(self, calls: Sequence[Outgoing]) -> None:
-        """See that workers consume the queues of those calls that are `immediate`.
-
-        Raises:
-            Unroutable: None consumes one of them.
-            ImproperlyConfigured: The broker can't tell.
-        """
-        wanted: dict[str, str] = {}
-        for call in calls:
-            if call.beyond is not None and call.beyond.immediate:
-                wanted.update(dict.fromkeys((call.queue, *call.beyond.queues), call.message.task))
-        if not wanted:
-            return
-        broker = self.broker
-        if not isinstance(broker, QueueAdmin):
-            raise ImproperlyConfigured("The broker can't tell which queues are consumed: leave out `immediate`.")
-        counts = await broker.consumers(list(wanted))
-        for (queue, task), count in zip(wanted.items(), counts, strict=True):
-            if not count:
-                raise Unroutable(
-                    f"{task}: no worker consumes the queue {queue!r} at this moment, and the call is not to wait for "
-                    "one (immediate). Nothing was sent."
-                )
 
     async def _send_through(self, chain: Next[TaskMessage], call: Outgoing) -> None:
         """Send one message through the middleware, which sees the message; where it goes waits in a variable."""
@@ -467,25 +479,8 @@ class AioTask:
     async def _publish_message(self, message: TaskMessage) -> None:
         await self._send((_outgoing.get()._replace(message=message),))
 
-    async def _publish(self, batch: list[Envelope]) -> list[Exception | None] | None:
-        limit = self.conf.broker_publish_timeout
-        try:
-            async with asyncio.timeout(limit):
-                await self.broker.publish(batch)
-        except PublishError as error:
-            unsent = set(error.unsent)
-            return [error if envelope.id in unsent else None for envelope in batch]
-        except TimeoutError as error:
-            late = PublishError(
-                f"The broker did not confirm within {limit:g} s (broker_publish_timeout); "
-                "the messages may or may not be stored.",
-                [envelope.id for envelope in batch],
-            )
-            late.__cause__ = error
-            return [late] * len(batch)
-        except BrokerError as error:
-            return [error] * len(batch)
-        return None
+    async def _publish(self, batch: Sequence[Envelope]) -> list[Exception | None] | None:
+        return await publish(self.broker, batch, self.conf.broker_publish_timeout)
 
     async def _open_adapters(self) -> None:
         try:
@@ -534,6 +529,12 @@ class AioTask:
         if own is not None:
             self._adapters.want(own)
         return task
+
+    def _known_task(self, name: str) -> BaseTask:
+        try:
+            return self._registry[name]
+        except NotRegistered as error:
+            raise NotRegistered(f"{error} With task_always_eager every call runs here, and this one can't.") from None
 
     def _lay_annotations(self, conf: Settings) -> None:
         """Lay the annotations that are about to be set over the tasks that there are."""

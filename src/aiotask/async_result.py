@@ -11,7 +11,7 @@ from aiotask.outcome import Packed, TaskMeta
 from aiotask.protocols import Application, ResultBackend
 from aiotask.request import find_current, waiting
 from aiotask.states import ABORTED, EXCEPTION_STATES, FAILURE, PENDING, PROPAGATE_STATES, REVOKED, SUCCESS
-from aiotask.wire.errors import from_record
+from aiotask.wire.errors import from_record, to_record
 from aiotask.wire.payload import read_result
 
 R = TypeVar("R")
@@ -168,6 +168,8 @@ class AsyncResult(Generic[R]):
         return meta
 
     async def _wait(self, timeout: float | None) -> TaskMeta:
+        if timeout is not None and not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout is {timeout!r:.80}; it takes seconds as a number, or None to wait for ever.")
         if timeout is not None and timeout <= 0:
             if (meta := await self._fetch()).ready:
                 return meta
@@ -230,7 +232,9 @@ class EagerResult(AsyncResult[R]):
         return meta.result
 
     def _exception_of(self, meta: TaskMeta) -> Exception:
-        return meta.result  # type: ignore[no-any-return]
+        exc = meta.result
+        # SystemExit and its like would end the caller; they come as they would from a worker.
+        return exc if isinstance(exc, Exception) else from_record(to_record(exc), meta.traceback)
 
 
 class SyncResult(Generic[R]):
@@ -244,8 +248,7 @@ class SyncResult(Generic[R]):
 
     def get(self, timeout: float | None = None, propagate: bool = True) -> R:
         """Wait for the final state and return the value; see `AsyncResult.get`."""
-        with waiting(find_current()):
-            return self._run(lambda result: result.get(timeout, propagate))
+        return self._run(lambda result: result.get(timeout, propagate))
 
     def meta(self) -> TaskMeta:
         """See `AsyncResult.meta`."""

@@ -1,6 +1,7 @@
 """For code without an event loop: runs coroutines on a loop in another thread and blocks until they are done."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -36,16 +37,17 @@ async def _made(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 class BackgroundLoop:
-    """One event loop in a daemon thread, started at the first use."""
+    """One event loop in a daemon thread, started at the first use in a process: a fork has no copy of the thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
 
     def get(self) -> asyncio.AbstractEventLoop:
         """Return the running loop."""
         with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
                 threading.Thread(target=self._loop.run_forever, name="aiotask-sync", daemon=True).start()
             return self._loop

@@ -30,27 +30,19 @@ class Coalescer(Generic[T]):
         self._waiting: list[tuple[Sequence[T], asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._scheduled = False
 
     def add(self, items: Sequence[T]) -> "asyncio.Future[None]":
         """Queue `items` for the next flush; the future resolves then, with the first error of theirs."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append((items, future))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._start)
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())  # runs after all who are awake in this iteration
         return future
 
     async def drain(self) -> None:
         """Wait until everything that was added is flushed."""
-        while self._scheduled:
-            if self._task is None:
-                await asyncio.sleep(0)  # the flush is scheduled for this iteration
-            else:
-                await asyncio.wait([self._task])
-
-    def _start(self) -> None:
-        self._task = self._loop.create_task(self._run())
+        while self._task is not None:
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         try:
@@ -60,7 +52,6 @@ class Coalescer(Generic[T]):
             waiting, self._waiting = self._waiting, []
             for _, future in waiting:
                 future.cancel()  # the flush before was cancelled, and there is none for these any more
-            self._scheduled = False
             self._task = None
 
     def _take(self) -> list[tuple[Sequence[T], "asyncio.Future[None]"]]:

@@ -194,6 +194,31 @@ class FusedFinish(Protocol):
 
 
 @runtime_checkable
+class Pipelined(Protocol):
+    """A subscription whose steps somebody else carries out, while this process does other things.
+
+    Several small batches under way are better there than one: while one runs, the next is begun, and the last settled.
+    Where each step has a price of its own, like a commit to a disk, one large batch is.
+    """
+
+    @property
+    def batches(self) -> int:
+        """In how many batches a worker best begins as many messages as it has slots."""
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """A broker that can be reached, and still be of no use to a worker."""
+
+    async def examine(self, queues: Sequence[str]) -> None:
+        """See that a worker could take from `queues`, without a trace.
+
+        Raises:
+            BrokerError: It could not; says why, and what to do.
+        """
+
+
+@runtime_checkable
 class QueueAdmin(Protocol):
     """A broker that can tell what it holds and act on it. For the command line and control, not for the hot path."""
 

@@ -35,6 +35,9 @@ class Registry(Mapping[str, Task]):
         self._tasks: dict[str, Task] = {}
         self._definitions: dict[str, Definition] = {}
 
+    def __repr__(self) -> str:
+        return f"<Registry: {', '.join(self._tasks) or 'no tasks'}>"
+
     def __getitem__(self, name: str) -> Task:
         task = self._tasks.get(name)
         if task is None:

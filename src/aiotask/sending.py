@@ -1,7 +1,7 @@
 """From a call to what the broker carries: options merged, arguments checked and serialised once. No I/O."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -20,6 +20,9 @@ logger = logging.getLogger("aiotask.sending")
 
 _CARRIED: Final = {"priority", "headers", "ignore_result", "shadow", "argsrepr", "kwargsrepr"}
 """The options of a call that are fields of the message, under the same name."""
+
+NOT_SENT: Final = "(the task was NOT sent: await it)"
+"""A coroutine that is dropped warns under its name: the one place that sees a forgotten await."""
 
 
 class Sendable(Protocol):
@@ -94,6 +97,20 @@ def outgoing_call(
     return Outgoing(message, queue, when, beyond)
 
 
+def outgoing_calls(task: Sendable, calls: Iterable[Sequence[Any]], options: Mapping[str, Any]) -> list[Outgoing]:
+    """Return a call of `task` for each tuple of positional arguments, ready to be published together.
+
+    Raises:
+        TypeError: `calls` can't be iterated, or the options have an id, which no two tasks share.
+        Exception: As `outgoing_call`; of the first call that doesn't fit.
+    """
+    if "task_id" in options:
+        raise TypeError(f"{task.name}: send_many takes no task_id, since each task has its own.")
+    if not isinstance(calls, Iterable):
+        raise TypeError(f"{task.name}: calls is {calls!r:.80}; it takes a list of tuples, one for each call.")
+    return [outgoing_call(task, args, {}, options) for args in calls]
+
+
 def _routed(
     task: Sendable, message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any], given: dict[str, Any]
 ) -> tuple[dict[str, Any], Beyond | None]:
@@ -138,7 +155,7 @@ def check_call(task: Sendable, args: Any, kwargs: Any) -> None:
     """See that `args` and `kwargs` can be a call of `task`.
 
     Raises:
-        TypeError: They are no sequence and no mapping.
+        TypeError: They are no sequence and no mapping of names.
         ArgumentError: They don't fit the signature, and the task looks at it (`typing`).
     """
     if isinstance(args, (str, bytes)) or not isinstance(args, Sequence):
@@ -147,6 +164,8 @@ def check_call(task: Sendable, args: Any, kwargs: Any) -> None:
         raise TypeError(f"{task.name}: kwargs is {kwargs!r:.80}; it takes a mapping of names to arguments.")
     if task.typing:
         task.arguments.check(args, kwargs)
+    elif not all(isinstance(name, str) for name in kwargs):
+        raise TypeError(f"{task.name}: kwargs is {kwargs!r:.80}; the names of arguments are texts.")
 
 
 def note_children(calls: Sequence[Outgoing]) -> None:

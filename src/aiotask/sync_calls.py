@@ -6,7 +6,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.options import BatchOptions, CallOptions
 from aiotask.protocols import Application, Outgoing
-from aiotask.sending import Sendable, note_children, outgoing_call
+from aiotask.sending import Sendable, note_children, outgoing_call, outgoing_calls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,9 +46,7 @@ class SyncCaller(Generic[P, R]):
 
     def send_many(self, calls: Iterable[Sequence[Any]], **options: Unpack[BatchOptions]) -> list[AsyncResult[R]]:
         """Send one task per tuple of arguments; see `Task.send_many`."""
-        if "task_id" in options:
-            raise TypeError(f"{self._task.name}: send_many takes no task_id, since each task has its own.")
-        return self._send("send_many", [outgoing_call(self._task, args, {}, options) for args in calls])
+        return self._send("send_many", outgoing_calls(self._task, calls, options))
 
     def _send(self, how: str, calls: Sequence[Outgoing]) -> list[AsyncResult[R]]:
         # The messages are made in the calling thread, whose execution, if it is one, is their parent.
@@ -62,5 +60,6 @@ class SyncCaller(Generic[P, R]):
             return [AsyncResult(call.message.id, app=task.app, name=task.name) for call in calls]
 
         results: list[AsyncResult[R]] = task.app.run_sync(f"{task.name}.sync.{how}", send)
-        note_children(calls)
+        if not task.app.conf.task_always_eager:
+            note_children(calls)
         return results

@@ -31,7 +31,7 @@ from aiotask.outcome import ExceptionInfo
 from aiotask.protocols import Application, Outgoing
 from aiotask.request import Request, current_request, find_current, reset_current, set_current
 from aiotask.retry import Classes, RetryPolicy, exhausted
-from aiotask.sending import check_call, note_children, outgoing_call
+from aiotask.sending import NOT_SENT, check_call, note_children, outgoing_call, outgoing_calls
 from aiotask.sync_calls import SyncCaller
 from aiotask.task_logging import get_task_logger
 from aiotask.wire.payload import pack_result, packs_results
@@ -44,8 +44,6 @@ C_co = TypeVar("C_co", covariant=True)
 
 _ATTRIBUTES = {"backend": "own_backend"}
 """Options whose attribute has another name: `backend` is the live object."""
-
-_NOT_SENT = "(the task was NOT sent: await it)"
 
 
 class _RunsAsync(Protocol[P, R_co]):
@@ -188,8 +186,8 @@ class Task:
             )
         self.addressed = any(self.__dict__.get(option) is not None for option in ADDRESSING)
         self.arguments = Arguments(name, function, skip_first=inspect.ismethod(self.run))
-        self._delay_name = f"{name}.delay {_NOT_SENT}"
-        self._apply_name = f"{name}.apply_async {_NOT_SENT}"
+        self._delay_name = f"{name}.delay {NOT_SENT}"
+        self._apply_name = f"{name}.apply_async {NOT_SENT}"
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
@@ -278,7 +276,7 @@ class Task:
     async def send_many(
         self: _RunsPlain[P, R], calls: Iterable[Sequence[Any]], **options: Unpack[BatchOptions]
     ) -> list[AsyncResult[R]]: ...
-    async def send_many(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[Any]]:
+    def send_many(self, calls: Iterable[Sequence[Any]], **options: Any) -> Coroutine[Any, Any, list[AsyncResult[Any]]]:
         """Send one task per tuple of positional arguments, as one batch; results in the same order.
 
         The options are those of `apply_async`, but for `task_id`, and hold for each.
@@ -289,15 +287,9 @@ class Task:
 
         Cost: one round trip per 1,000 or so.
         """
-        if "task_id" in options:
-            raise TypeError(f"{self.name}: send_many takes no task_id, since each task has its own.")
-        outgoing = [outgoing_call(self, args, {}, options) for args in calls]
-        if self.app.conf.task_always_eager:
-            return [await self.run_eagerly(call) for call in outgoing]
-        if outgoing:
-            await self.app.send(outgoing)
-            note_children(outgoing)
-        return [AsyncResult(call.message.id, app=self.app, name=self.name) for call in outgoing]
+        sending: Any = self._send_many(calls, options)
+        sending.__qualname__ = f"{self.name}.send_many {NOT_SENT}"
+        return sending  # type: ignore[no-any-return]
 
     @overload
     async def apply(
@@ -408,6 +400,15 @@ class Task:
         await self.app.send((call,))
         note_children((call,))
         return AsyncResult(call.message.id, app=self.app, name=self.name)
+
+    async def _send_many(self, calls: Iterable[Sequence[Any]], options: Mapping[str, Any]) -> list[AsyncResult[Any]]:
+        outgoing = outgoing_calls(self, calls, options)
+        if self.app.conf.task_always_eager:
+            return [await self.run_eagerly(call) for call in outgoing]
+        if outgoing:
+            await self.app.send(outgoing)
+            note_children(outgoing)
+        return [AsyncResult(call.message.id, app=self.app, name=self.name) for call in outgoing]
 
     async def run_eagerly(self, call: Outgoing) -> EagerResult[Any]:
         """Run a call here and now, and raise its error where `task_eager_propagates` says so."""
@@ -534,6 +535,7 @@ class FunctionTask(Task, Generic[P, C_co]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
 
 
 def _takes_an_argument(function: Callable[..., Any]) -> bool:

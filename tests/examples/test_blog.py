@@ -67,13 +67,13 @@ class Program:
 class Blog:
     """The example on a folder of its own: its programs, and a reader who asks over HTTP."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, broker_url: str) -> None:
         self.database = folder / "blog.db"
         self.programs: list[Program] = []
         self._folder = folder
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AIOTASK_")} | {
             "BLOG_DATABASE": str(self.database),
-            "AIOTASK_BROKER_URL": f"sqlite:///{folder}/aiotask.db",
+            "AIOTASK_BROKER_URL": broker_url,
             # So that a killed worker is missed within seconds.
             "AIOTASK_WORKER_LEASE": "2",
             "AIOTASK_WORKER_LEASE_RENEWAL": "0.5",
@@ -140,11 +140,17 @@ class Blog:
 
 
 @pytest.fixture
-def blog(tmp_path: Path) -> Iterator[Blog]:
-    with closing(Blog(tmp_path)) as blog:
+def blog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blog]:
+    on_redis = getattr(request, "param", "sqlite") == "redis"
+    broker_url = request.getfixturevalue("redis_url") if on_redis else f"sqlite:///{tmp_path}/aiotask.db"
+    with closing(Blog(tmp_path, broker_url)) as blog:
         yield blog
 
 
+on_each_broker = pytest.mark.parametrize("blog", ["sqlite", "redis"], indirect=True)
+
+
+@on_each_broker
 @pytest.mark.parametrize("module", ["blog.app", "blog.embedded"])
 def test_comments_are_judged_in_the_background_when_posted(blog: Blog, module: str) -> None:
     blog.serve(module)
@@ -171,6 +177,7 @@ def test_comment_is_refused_when_it_has_no_text(blog: Blog) -> None:
         blog.post(PRAISE | {"text": ""})
 
 
+@on_each_broker
 def test_comments_wait_for_a_worker_when_none_runs(blog: Blog) -> None:
     blog.serve("blog.app")
     comments = [blog.post(PRAISE), blog.post(SPAM)]
@@ -192,6 +199,7 @@ def test_queued_comments_are_judged_when_the_web_server_was_restarted(blog: Blog
     assert blog.verdicts(comments) == ["approved", "spam"]
 
 
+@on_each_broker
 @pytest.mark.parametrize("module", ["blog.app", "blog.embedded"])
 def test_no_comment_is_lost_when_the_worker_is_killed_in_the_middle(blog: Blog, module: str) -> None:
     blog.serve("blog.app")

@@ -27,9 +27,16 @@ def demo() -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(params=["sqlite", "redis"])
+def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_url"))
+    return f"sqlite:///{tmp_path}/aiotask.db"
+
+
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return clean_environment() | {"AIOTASK_BROKER_URL": f"sqlite:///{tmp_path}/aiotask.db"}
+def environment(broker_url: str) -> dict[str, str]:
+    return clean_environment() | {"AIOTASK_BROKER_URL": broker_url}
 
 
 @pytest.fixture
@@ -97,6 +104,12 @@ def test_demo_shows_who_sent_and_who_executed_when_it_runs(demo: subprocess.Comp
 )
 def test_demo_shows_both_sides_when_it_runs(demo: subprocess.CompletedProcess[str], line: str) -> None:
     assert re.search(line, demo.stdout), demo.stdout
+
+
+def test_demo_runs_on_another_broker_when_one_is_named(redis_url: str) -> None:
+    told = output_of("demo.py", redis_url, environment=clean_environment())
+    assert f"|   broker   {redis_url}\n" in told
+    assert told.endswith("Every result was right.\n")
 
 
 def test_demo_says_so_in_one_line_when_the_worker_does_not_start(tmp_path: Path) -> None:

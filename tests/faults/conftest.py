@@ -1,20 +1,40 @@
 """The scene of each fault test."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.servers.fixtures import private_redis, proxy, redis_server, shared_redis, start_redis
 
 from .harness import Scene
+from .stores import RedisStore, SqliteStore, Store
+
+__all__ = ["private_redis", "proxy", "redis_server", "shared_redis", "start_redis"]
 
 
 @pytest.fixture
-async def scene_on(tmp_path: Path) -> AsyncIterator[Callable[[Path], Awaitable[Scene]]]:
-    """Makes a scene whose file lies in a folder that the test names."""
+def broker() -> str:
+    """What the scene is on; see `EACH_BROKER`."""
+    return "sqlite"
+
+
+@pytest.fixture
+def store(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty place for messages and results."""
+    store: Store
+    store = RedisStore(request.getfixturevalue("redis_server")) if broker == "redis" else SqliteStore(tmp_path)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+async def scene_on(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Scene]]]:
+    """Makes a scene on a store that the test names; with the settings of its sender and its workers, if need be."""
     scenes: list[Scene] = []
 
-    async def make(folder: Path) -> Scene:
-        scene = Scene(folder, record=tmp_path / "record")
+    async def make(store: Store, **settings: Any) -> Scene:
+        scene = Scene(store, record=tmp_path / "record", **settings)
         scenes.append(scene)
         await scene.app.connect()
         return scene
@@ -27,5 +47,5 @@ async def scene_on(tmp_path: Path) -> AsyncIterator[Callable[[Path], Awaitable[S
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, scene_on: Callable[[Path], Awaitable[Scene]]) -> Scene:
-    return await scene_on(tmp_path)
+async def scene(store: Store, scene_on: Callable[..., Awaitable[Scene]]) -> Scene:
+    return await scene_on(store)

@@ -1,52 +1,60 @@
-"""What the fault tests share: a SQLite file, worker processes on it, a sender, and the counts of the guarantee table.
+"""What the fault tests share: a broker with worker processes and a sender on it, and the counts of the guarantee table.
 
 Nothing in here waits for time: everything waits for a condition, with a deadline that is far from what is usual.
 """
 
 import asyncio
-import inspect
-import os
-import re
 import signal
-import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.processes import PATIENCE_S, READY, WorkerProcess, start_worker
+import pytest
+from tests.processes import PATIENCE_S, start_worker
 
 from aiotask import AioTask
 from aiotask.message import DeadLetter, QueueDepth
 from aiotask.outcome import TaskMeta
 
+from .stores import QUEUE, Store
+from .workers import Worker, cpu_seconds, is_alive, state_of, until
+
+__all__ = ["Worker", "cpu_seconds", "is_alive", "state_of", "until"]
+
 HERE = Path(__file__).parent
-QUEUE = "default"
+
+EACH_BROKER = pytest.mark.parametrize("broker", ["sqlite", "redis"])
+"""Runs a test on each broker that outlives a process; without it, it is run on SQLite."""
+ON_REDIS = pytest.mark.parametrize("broker", ["redis"])
+ACKS = pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+
+# The same, with what takes long to tell little more among the long runs.
+EACH_BROKER_REDIS_LONG = pytest.mark.parametrize("broker", ["sqlite", pytest.param("redis", marks=pytest.mark.long)])
+ACKS_EARLY_LONG = pytest.mark.parametrize(
+    "acks_late", [pytest.param(True, id="late"), pytest.param(False, id="early", marks=pytest.mark.long)]
+)
+EACH_BROKER_AND_ACKS = pytest.mark.parametrize(
+    ("broker", "acks_late"),
+    [
+        pytest.param("sqlite", True, id="sqlite-late"),
+        pytest.param("sqlite", False, id="sqlite-early"),
+        pytest.param("redis", True, id="redis-late"),
+        pytest.param("redis", False, id="redis-early", marks=pytest.mark.long),
+    ],
+)
 
 LEASE_S = 1.5
 RENEWAL_S = 0.3
 SCAN_S = LEASE_S / 4
 """Lapsed leases are looked for so often (docs/guarantees.md)."""
-SLACK_S = 0.5
-"""What a loaded machine may add to a time of the guarantee table."""
+SLACK_S = 2.0
+"""What a machine with much else to do may add to a time of the guarantee table; `tell` prints what it was.
 
-_POLL_S = 0.01
-
-
-async def until(condition: Callable[[], Any], what: str, within: float = PATIENCE_S) -> Any:
-    """Wait until `condition`, plain or async, returns something true, and return that."""
-    deadline = time.monotonic() + within
-    while True:
-        found = condition()
-        if inspect.isawaitable(found):
-            found = await found
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        await asyncio.sleep(_POLL_S)
+A look that comes late is made sure of by another. Less than five seconds in all: what nobody was woken for takes those.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,127 +104,37 @@ class Record:
         return len(starts) - len({e.task_id for e in starts})
 
 
-class Worker:
-    """An `aiotask run` process, or a supervisor of several, that is waited for without blocking the event loop."""
-
-    def __init__(self, process: WorkerProcess) -> None:
-        self._process = process
-        self.pid = process.pid
-        self._seen_children: set[int] = set()
-
-    @property
-    def code(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        return None if self._process.running else self._process.wait()
-
-    @property
-    def said(self) -> str:
-        """What it and its children have written so far."""
-        return self._process.output
-
-    async def ready(self, count: int = 1) -> None:
-        """Wait until so many workers in it have said, in all, that they are ready."""
-
-        def answered() -> bool:
-            assert self._process.running, f"the worker ended with {self.code}:\n{self.said}"
-            return len(re.findall(READY, self.said)) >= count
-
-        await until(answered, f"{count} workers are ready")
-        self.children()
-
-    def children(self) -> list[int]:
-        """Return the process ids of a supervisor's children that run now."""
-        found = [pid for pid in self._process.children() if is_alive(pid)]
-        self._seen_children.update(found)
-        return found
-
-    def thaw(self) -> float:
-        """Let it go on after a SIGSTOP; return the monotonic time just before."""
-        return self.send(signal.SIGCONT)
-
-    def send(self, number: signal.Signals) -> float:
-        """Send a signal; return the monotonic time just before."""
-        now = time.monotonic()
-        self._process.send(number)
-        return now
-
-    async def ended(self, within: float = PATIENCE_S) -> int:
-        """Wait for its end; return the exit code."""
-        try:
-            await until(lambda: not self._process.running, "the worker has ended", within)
-        except AssertionError as error:
-            error.add_note(self.said)
-            raise
-        code = self.code
-        assert code is not None
-        return code
-
-    async def kill(self) -> float:
-        """End it by SIGKILL, and wait until it is gone; return the monotonic time of the kill."""
-        at = self.send(signal.SIGKILL)
-        await self.ended()
-        return at
-
-    def clean_up(self) -> None:
-        """Make sure that nothing of it is left, children of a supervisor that was killed included."""
-        self.children()
-        for pid in self._seen_children:
-            if is_alive(pid) and b"aiotask" in _command_line(pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        self._process.__exit__(None, None, None)
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether there is such a process that has not ended."""
-    return state_of(pid) not in {"Z", "X"}
-
-
-def state_of(pid: int) -> str:
-    """Return the state of a process as the kernel calls it: R, S, T for stopped; X when there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "X"
-    return stat.rpartition(")")[2].split()[0]
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has used so far."""
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def done_mono(meta: TaskMeta) -> float:
     """Return when a task was done, on the clock of the record."""
     assert meta.date_done is not None
     return meta.date_done.timestamp() - time.time() + time.monotonic()
 
 
-def _command_line(pid: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
 class Scene:
-    """One file with its sender, its workers and what their bodies have recorded."""
+    """One broker with its sender, its workers and what their bodies have recorded."""
 
-    def __init__(self, folder: Path, *, record: Path) -> None:
-        self.path = folder / "aiotask.db"
-        self.url = f"sqlite:///{self.path}"
+    def __init__(self, store: Store, *, record: Path, **settings: Any) -> None:
+        """Take a place that the broker is to lie in; nothing is opened.
+
+        Args:
+            store: It.
+            record: The file that the bodies write to.
+            **settings: Of the sender and of all workers, over those of each test.
+        """
+        self.store = store
+        self.url = store.url
         self.record = Record(record)
-        self.app = AioTask("sender", broker=self.url)
+        self.app = AioTask("sender", **({"broker": self.url} | settings))
         self.workers: list[Worker] = []
         self.sent: list[str] = []
-        self._file: sqlite3.Connection | None = None
+        self._settings = settings
 
     # Processes
 
     def launch(self, *options: str, **settings: Any) -> Worker:
         """Start `aiotask run` with these options and settings; it is not ready yet."""
-        values = {"broker_url": self.url, "worker_lease": LEASE_S, "worker_lease_renewal": RENEWAL_S, **settings}
+        values = {"broker_url": self.url, "worker_lease": LEASE_S, "worker_lease_renewal": RENEWAL_S}
+        values |= self._settings | settings
         environment = {f"AIOTASK_{name.upper()}": str(value) for name, value in values.items()}
         environment["FAULTS_RECORD"] = str(self.record.path)
         worker = Worker(start_worker("bodies", *options, cwd=HERE, env=environment, ready=False))
@@ -230,46 +148,31 @@ class Scene:
         return worker
 
     async def frozen(self, *options: str, **settings: Any) -> Worker:
-        """Start a worker, and freeze it: it is ready the moment that it is thawed, and takes nothing before."""
+        """Start a worker, and freeze it: it is ready the moment that it is thawed, and takes nothing before.
+
+        No wake-up either: it no longer waits for one.
+        """
         worker = await self.worker(*options, **settings)
         await self.freeze(worker)
+        self.store.end_waits()
         return worker
 
     async def freeze(self, worker: Worker) -> float:
         """Stop a worker by SIGSTOP; return the monotonic time.
 
-        Never while it holds the file's lock, as nobody else could write until it is thawed.
+        Never while it holds a file's lock, as nobody else could write until it is thawed.
         """
         while True:
             at = worker.send(signal.SIGSTOP)
             await until(lambda: state_of(worker.pid) == "T", "it is stopped")
-            if self._lock_is_free():
+            if not self.store.holds_up_others():
                 return at
             worker.send(signal.SIGCONT)
-
-    def _lock_is_free(self) -> bool:
-        with closing(sqlite3.connect(self.path, timeout=0.5, isolation_level=None)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-            connection.execute("ROLLBACK")
-            return True
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the file's lock, as another process would."""
-        with closing(sqlite3.connect(self.path, isolation_level=None, timeout=10)) as locking:
-            locking.execute("BEGIN EXCLUSIVE")
-            yield
-            locking.execute("ROLLBACK")
 
     async def close(self) -> None:
         """End every process that was started here, whatever the test has come to."""
         for worker in self.workers:
             worker.clean_up()
-        if self._file is not None:
-            self._file.close()
         await self.app.close()
 
     # Sending
@@ -325,12 +228,7 @@ class Scene:
 
     def begun(self, pid: int | None = None) -> list[str]:
         """Return the ids of what is begun and has no outcome, by process `pid` or by all: E, when it was killed."""
-        rows = self.query(
-            "SELECT id FROM aiotask_leases AS l JOIN aiotask_messages AS m ON m.seq = l.seq "
-            "WHERE started AND consumer LIKE ?",
-            "%" if pid is None else f"%-{pid}-%",
-        )
-        return [row[0] for row in rows]
+        return self.store.begun(pid)
 
     @staticmethod
     def now() -> float:
@@ -339,18 +237,11 @@ class Scene:
 
     def done_count(self) -> int:
         """Count the final states, the cheap way."""
-        return int(self.query("SELECT count(*) FROM aiotask_results WHERE final")[0][0])
+        return self.store.done_count()
 
     def stored_outcomes(self) -> int:
         """Count how often a row was written to the results: the number of ids when each was written once."""
-        rows = self.query("SELECT seq FROM sqlite_sequence WHERE name = 'aiotask_results'")
-        return int(rows[0][0]) if rows else 0
-
-    def query(self, sql: str, *arguments: Any) -> list[Any]:
-        """Read the file, through a connection that reads only."""
-        if self._file is None:
-            self._file = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10, isolation_level=None)
-        return self._file.execute(sql, arguments).fetchall()
+        return self.store.stored_outcomes()
 
     # Telling
 

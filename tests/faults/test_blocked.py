@@ -8,13 +8,21 @@ import pytest
 
 from aiotask.states import FAILURE, SUCCESS
 
-from .harness import HERE, LEASE_S, RENEWAL_S, SCAN_S, SLACK_S, Scene, done_mono, until
+from .harness import EACH_BROKER_REDIS_LONG, HERE, LEASE_S, RENEWAL_S, SCAN_S, SLACK_S, Scene, done_mono, until
 
 BODIES = pytest.mark.parametrize(("body", "acks_late"), [("block", True), ("spin", False)], ids=["block", "spin"])
 SOURCE = {"block": "time.sleep(seconds)", "spin": "while time.monotonic() < until:"}
 
 
-@BODIES
+@pytest.mark.parametrize(
+    ("broker", "body", "acks_late"),
+    [
+        pytest.param("sqlite", "block", True, id="sqlite-block"),
+        pytest.param("sqlite", "spin", False, id="sqlite-spin"),
+        pytest.param("redis", "block", True, id="redis-block", marks=pytest.mark.long),
+        pytest.param("redis", "spin", False, id="redis-spin"),
+    ],
+)
 async def test_task_runs_once_when_it_blocks_the_loop_for_three_leases(
     scene: Scene, body: str, acks_late: bool
 ) -> None:
@@ -41,6 +49,7 @@ async def test_task_runs_once_when_it_blocks_the_loop_for_three_leases(
     assert "was lost" not in worker.said
 
 
+@EACH_BROKER_REDIS_LONG
 @BODIES
 async def test_worker_exits_70_and_another_takes_the_message_when_the_loop_is_blocked_too_long(
     scene: Scene, body: str, acks_late: bool
@@ -89,6 +98,7 @@ asyncio.run(main())
 """
 
 
+@EACH_BROKER_REDIS_LONG
 async def test_scope_of_an_embedded_worker_fails_when_the_loop_was_blocked_too_long(scene: Scene) -> None:
     """The process never ends for it: the program is told when its loop returns."""
     heir = await scene.frozen()

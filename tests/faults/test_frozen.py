@@ -6,12 +6,13 @@ import pytest
 
 from aiotask.states import FAILURE, SUCCESS
 
-from .harness import LEASE_S, SCAN_S, SLACK_S, Scene, done_mono, until
+from .harness import ACKS, EACH_BROKER, EACH_BROKER_REDIS_LONG, LEASE_S, SCAN_S, SLACK_S, Scene, done_mono, until
 
 NAP_S = 0.8
 """Over while its worker is stopped, so that its outcome is there at once when that goes on."""
 
 
+@EACH_BROKER_REDIS_LONG
 @pytest.mark.parametrize("body", ["nap_once", "nap_in_thread", "retry_once"])
 async def test_late_outcome_is_refused_when_another_worker_has_run_the_task(scene: Scene, body: str) -> None:
     other = await scene.frozen("-c", "5", task_acks_late=True)
@@ -41,6 +42,7 @@ async def test_late_outcome_is_refused_when_another_worker_has_run_the_task(scen
     assert set(ids) == {event.task_id for event in scene.record.starts()}
 
 
+@EACH_BROKER_REDIS_LONG
 async def test_late_outcome_is_refused_when_another_worker_still_runs_the_task(scene: Scene) -> None:
     other = await scene.frozen("-c", "5", task_acks_late=True)
     frozen = await scene.worker("-c", "5", task_acks_late=True)
@@ -59,6 +61,7 @@ async def test_late_outcome_is_refused_when_another_worker_still_runs_the_task(s
     assert len(scene.record.starts()) == 2
 
 
+@EACH_BROKER
 async def test_worker_lost_stands_when_the_lost_worker_comes_back_and_acks_are_early(scene: Scene) -> None:
     other = await scene.frozen("-c", "5", task_acks_late=False)
     frozen = await scene.worker("-c", "5", task_acks_late=False)
@@ -84,14 +87,15 @@ async def test_worker_lost_stands_when_the_lost_worker_comes_back_and_acks_are_e
     assert len(scene.record.starts()) == 3  # D 0
 
 
-@pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+@EACH_BROKER_REDIS_LONG
+@ACKS
 async def test_nothing_starts_twice_when_the_only_worker_was_stopped(scene: Scene, acks_late: bool) -> None:
     """Its leases have lapsed, but nobody has taken them: they are its own still."""
     frozen = await scene.worker("-c", "5", task_acks_late=acks_late)
     await scene.send("nap", LEASE_S + 2.0, times=3)
     await until(lambda: len(scene.record.starts()) == 3, "all have started")
     await scene.freeze(frozen)
-    await until(lambda: leases_have_lapsed(scene), "the leases have lapsed")
+    await until(scene.store.leases_have_lapsed, "the leases have lapsed")
     frozen.thaw()
     outcomes = await scene.all_done()
     await scene.drained()
@@ -102,7 +106,8 @@ async def test_nothing_starts_twice_when_the_only_worker_was_stopped(scene: Scen
     assert await scene.dead() == {}
 
 
-@pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+@EACH_BROKER_REDIS_LONG
+@ACKS
 async def test_nothing_starts_twice_when_all_workers_were_stopped_at_once(scene: Scene, acks_late: bool) -> None:
     """A container that was paused, a machine that slept: time has passed for nobody."""
     frozen = [await scene.worker("-c", "2", task_acks_late=acks_late) for _ in range(3)]
@@ -110,7 +115,7 @@ async def test_nothing_starts_twice_when_all_workers_were_stopped_at_once(scene:
     await until(lambda: len(scene.record.starts()) == 5, "all have started")
     for worker in frozen:
         await scene.freeze(worker)
-    await until(lambda: leases_have_lapsed(scene), "the leases have lapsed")
+    await until(scene.store.leases_have_lapsed, "the leases have lapsed")
     for worker in frozen:
         worker.thaw()
     outcomes = await scene.all_done()
@@ -120,8 +125,3 @@ async def test_nothing_starts_twice_when_all_workers_were_stopped_at_once(scene:
     assert {meta.state for meta in outcomes.values()} == {SUCCESS}
     assert scene.stored_outcomes() == 5
     assert await scene.dead() == {}
-
-
-def leases_have_lapsed(scene: Scene) -> bool:
-    (row,) = scene.query("SELECT max(until) < (julianday('now') - 2440587.5) * 86400.0 FROM aiotask_leases")
-    return bool(row[0])

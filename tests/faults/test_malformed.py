@@ -4,13 +4,12 @@ import json
 import os
 from collections import Counter
 
-import pytest
-
 from aiotask.message import DEAD_BODY_BYTES, Envelope, TaskMessage, new_id
 from aiotask.states import FAILURE, SUCCESS
 from aiotask.wire.native import NativeCodec
 
-from .harness import QUEUE, Scene
+from .harness import ACKS, EACH_BROKER, Scene
+from .stores import QUEUE
 
 NATIVE = NativeCodec.content_type
 JSON = "application/json"
@@ -50,7 +49,8 @@ MALFORMED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
+@EACH_BROKER
+@ACKS
 async def test_malformed_messages_are_dead_lettered_when_they_lie_among_good_ones(
     scene: Scene, acks_late: bool
 ) -> None:

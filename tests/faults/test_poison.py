@@ -8,7 +8,7 @@ import pytest
 
 from aiotask.states import FAILURE, SUCCESS
 
-from .harness import Scene
+from .harness import EACH_BROKER, EACH_BROKER_REDIS_LONG, Scene
 
 MAX_DELIVERIES = 4
 """The default of `task_max_deliveries`."""
@@ -86,6 +86,7 @@ async def check_only_the_culprits_are_dead(scene: Scene, bad: list[str], good: l
     assert scene.stored_outcomes() == len(scene.sent)
 
 
+@EACH_BROKER
 async def test_only_the_culprit_is_dead_lettered_when_a_task_kills_its_supervised_process(scene: Scene) -> None:
     await scene.worker("--processes", "2", "-c", "8", task_acks_late=True)
     bad, good = await poison(scene, 1)
@@ -94,7 +95,13 @@ async def test_only_the_culprit_is_dead_lettered_when_a_task_kills_its_supervise
     assert len(scene.record.starts(*bad)) <= MAX_DELIVERIES
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("broker", "workers"),
+    [
+        ("sqlite", 1),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in [("sqlite", 2), ("redis", 1), ("redis", 2)]),
+    ],
+)
 async def test_only_the_culprit_is_dead_lettered_when_a_task_kills_its_process(scene: Scene, workers: int) -> None:
     async with replaced_workers(scene, workers, acks_late=True):
         bad, good = await poison(scene, 1)
@@ -104,6 +111,7 @@ async def test_only_the_culprit_is_dead_lettered_when_a_task_kills_its_process(s
 
 
 @pytest.mark.long
+@EACH_BROKER
 async def test_only_the_culprits_are_dead_lettered_when_several_tasks_kill_their_processes(scene: Scene) -> None:
     """A bystander runs beside one culprit after the other, but for its last start, which is alone."""
     async with replaced_workers(scene, 2, acks_late=True):
@@ -113,6 +121,7 @@ async def test_only_the_culprits_are_dead_lettered_when_several_tasks_kill_their
     assert max(len(scene.record.starts(id_)) for id_ in bad) <= MAX_DELIVERIES
 
 
+@EACH_BROKER_REDIS_LONG
 async def test_poison_starts_once_when_acks_are_early(scene: Scene) -> None:
     """What ran beside it ends as it does: acknowledged early, it is not started again."""
     async with replaced_workers(scene, 1, acks_late=False):

@@ -6,9 +6,9 @@ import pytest
 
 from aiotask.states import FAILURE, SUCCESS
 
-from .harness import Scene, Worker, done_mono, until
+from .harness import ACKS, Scene, Worker, done_mono, until
+from .stores import SqliteStore
 
-ACKS = pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
 PROMPTLY_S = 3.0
 """A process that was told twice has ended by then, whatever its bodies do: 1 s is for handing back."""
 STOPPED_WITHOUT_STORING_S = 12.0
@@ -19,7 +19,11 @@ STOPPED_WITHOUT_STORING_S = 12.0
 
 
 @ACKS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("broker", "number"),
+    [("sqlite", signal.SIGTERM), ("sqlite", signal.SIGINT), ("redis", signal.SIGTERM)],
+    ids=["sqlite-SIGTERM", "sqlite-SIGINT", "redis-SIGTERM"],
+)
 async def test_reserved_messages_are_handed_back_at_once_when_a_worker_is_told_to_stop(
     scene: Scene, number: int, acks_late: bool
 ) -> None:
@@ -72,8 +76,15 @@ async def stop_by_second_signal(worker: Worker) -> float:
 
 
 @ACKS
-@pytest.mark.parametrize("by", ["grace", "second signal"])
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("by", ["second signal", "grace"])
+@pytest.mark.parametrize(
+    ("broker", "body"),
+    [
+        *(("sqlite", body) for body in BODIES),
+        ("redis", "coroutine"),
+        *(pytest.param("redis", body, marks=pytest.mark.long) for body in list(BODIES)[1:]),
+    ],
+)
 async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
     scene: Scene, body: str, by: str, acks_late: bool
 ) -> None:
@@ -87,7 +98,7 @@ async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
         return (await scene.depth()).reserved == 0
 
     await until(is_over, "nothing is reserved")
-    given = scene.query("SELECT deliveries, losses, started FROM aiotask_waiting, (SELECT 0 AS started)")
+    given = scene.store.given_back()
     outcomes = await scene.outcomes(ids)
     title = f"{by}, {body}, acks {'late' if acks_late else 'early'}"
     handed_back = scene.now() - at
@@ -95,7 +106,7 @@ async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
     ended = scene.now() - at
     if acks_late:
         assert outcomes == {}
-        assert given == [(1, 0, 0)] * 3  # handed out once, lost never
+        assert given == [(1, 0)] * 3  # handed out once, lost never
         await scene.worker(task_acks_late=True)
         outcomes = await scene.all_done()
         assert {meta.state for meta in outcomes.values()} == {SUCCESS}  # L 0
@@ -118,12 +129,14 @@ async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
 
 @pytest.mark.timeout(90)
 @ACKS
-async def test_process_ends_at_the_second_signal_though_the_file_is_locked(scene: Scene, acks_late: bool) -> None:
+async def test_process_ends_at_the_second_signal_though_the_file_is_locked(
+    scene: Scene, store: SqliteStore, acks_late: bool
+) -> None:
     """It gives up handing back what it can't, and what nobody was told of is found by the leases."""
     leaving = await scene.worker("-c", "1", task_acks_late=acks_late, worker_prefetch_multiplier=5)
     await scene.send("nap", 1.0, times=5)
     await until(scene.record.starts, "one has started")
-    with scene.locked():
+    with store.locked():
         await until(scene.record.ends, "it has ended: its outcome and the next one's begin wait for the file")
         leaving.send(signal.SIGTERM)
         await until(lambda: "Asked to stop: nothing more" in leaving.said, "the first signal is noticed")

@@ -15,15 +15,17 @@ from aiotask import BrokerFull
 from aiotask.states import FAILURE, SUCCESS
 
 from .full_disk import lift_limit, set_limit
-from .harness import LEASE_S, Scene, cpu_seconds, until
+from .harness import ACKS, LEASE_S, Scene, cpu_seconds, until
+from .stores import SqliteStore
 
-ACKS = pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
 LOCKED_S = 3.0
 LARGE = "x" * 100_000
 
 
 @ACKS
-async def test_everything_drains_when_the_file_was_locked_for_two_leases(scene: Scene, acks_late: bool) -> None:
+async def test_everything_drains_when_the_file_was_locked_for_two_leases(
+    scene: Scene, store: SqliteStore, acks_late: bool
+) -> None:
     """No lease can be renewed meanwhile; its owner lives, and mostly gets the time to say so."""
     assert LOCKED_S >= 2 * LEASE_S
     for _ in range(2):
@@ -31,7 +33,7 @@ async def test_everything_drains_when_the_file_was_locked_for_two_leases(scene: 
     long = await scene.send("nap", LOCKED_S + 1.0, times=3)
     await scene.send("nap", 0.2, times=100)
     await until(lambda: scene.done_count() >= 20, "20 are done")
-    with scene.locked():
+    with store.locked():
         held = scene.begun()
         sending = asyncio.create_task(scene.send("nap", 0.05, times=30))
         await asyncio.sleep(LOCKED_S)
@@ -61,10 +63,10 @@ async def test_everything_drains_when_the_file_was_locked_for_two_leases(scene: 
 @pytest.mark.long
 @pytest.mark.timeout(150)
 async def test_worker_costs_next_to_nothing_and_ends_when_its_folder_is_gone(
-    tmp_path: Path, scene_on: Callable[[Path], Awaitable[Scene]]
+    tmp_path: Path, scene_on: Callable[..., Awaitable[Scene]]
 ) -> None:
     (tmp_path / "gone").mkdir()
-    scene = await scene_on(tmp_path / "gone")
+    scene = await scene_on(SqliteStore(tmp_path / "gone"))
     worker = await scene.worker()
     shutil.rmtree(tmp_path / "gone")
     await until(lambda: "does not exist" in worker.said, "it has noticed")
@@ -140,10 +142,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.long
 @ACKS
 async def test_everything_drains_when_a_small_disk_was_full(
-    small_disk: Path, scene_on: Callable[[Path], Awaitable[Scene]], acks_late: bool
+    small_disk: Path, scene_on: Callable[..., Awaitable[Scene]], acks_late: bool
 ) -> None:
     """As above, with the errors of a real file system, for two leases."""
-    scene = await scene_on(small_disk)
+    scene = await scene_on(SqliteStore(small_disk))
     for _ in range(2):
         await scene.worker("-c", "5", task_acks_late=acks_late)
     await scene.send("echo", 0.05, LARGE[:10_000], 3, times=60)

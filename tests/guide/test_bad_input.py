@@ -3,12 +3,12 @@
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from aiotask import AioTask, ArgumentError, EncodeError, ImproperlyConfigured, Task
+from aiotask import AioTask, AioTaskError, ArgumentError, EncodeError, ImproperlyConfigured, Task
 
 
 @pytest.fixture
@@ -344,3 +344,56 @@ async def test_call_names_the_task_and_the_argument(app: AioTask) -> None:
     with pytest.raises(ArgumentError) as raised:
         await add.delay(1, [{"a": 1}, {"a": "two"}])
     assert str(raised.value) == "proj.add: argument `numbers[1][...]`: Expected `int`, got `str`."
+
+
+@pytest.mark.parametrize(
+    ("send", "said"),
+    [
+        (lambda task: task.send_many(None), "proj.add: calls is None; it takes a list of tuples, one for each call."),
+        (lambda task: task.send_many([1, 2]), "proj.add: args is 1; it takes a tuple or list, one item per argument."),
+        (
+            lambda task: task.app.send_task("proj.elsewhere", (1,), {2: 3}),
+            "proj.elsewhere: kwargs is {2: 3}; the names of arguments are texts.",
+        ),
+        (lambda task: task.app.send_task(5), "name is 5; it takes a text."),
+    ],
+)
+async def test_call_says_what_it_takes(app: AioTask, send: Callable[[Any], Any], said: str) -> None:
+    task = app.task(name="proj.add")(function)
+    with pytest.raises(TypeError) as raised:
+        await send(task)
+    assert str(raised.value) == said
+
+
+def test_result_is_asked_for_by_a_text(app: AioTask) -> None:
+    assert refusal(lambda: app.result(5), TypeError) == "task_id is 5; it takes a text."  # type: ignore[arg-type]
+    assert refusal(lambda: app.result(""), ValueError) == "task_id is ''; it takes 1 to 255 printable characters."
+
+
+async def test_result_is_waited_for_so_many_seconds(app: AioTask) -> None:
+    for timeout in ("5", timedelta(seconds=5)):
+        with pytest.raises(TypeError, match="it takes seconds as a number, or None to wait for ever"):
+            await app.result("x").get(timeout=timeout)  # type: ignore[arg-type]
+    await app.close()
+
+
+async def test_worker_is_waited_for_once_it_runs(app: AioTask) -> None:
+    with pytest.raises(AioTaskError, match=r"was not started: write `async with app\.worker\(\) as worker:`"):
+        await app.worker().wait()
+
+
+async def test_result_that_can_not_be_serialised_is_one_line_of_the_log(
+    app: AioTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(name="proj.pack")
+    async def pack() -> Any:
+        return Crate()
+
+    async with app.worker():
+        result = await pack.delay()
+        with pytest.raises(EncodeError):
+            await result.get(timeout=10)
+        assert await result.traceback() is None
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.getMessage().startswith(f"Task proj.pack[{result.id}] failed after ")
+    assert record.getMessage().endswith(f": EncodeError: Can't serialise $ as JSON: {CRATE}")

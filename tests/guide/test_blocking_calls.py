@@ -3,10 +3,14 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import fastapi
+import httpx2
 import pytest
+from tests.servers.redis import RedisServer
 
 from aiotask import AioTask, AioTaskError, ArgumentError, Task
 
@@ -128,3 +132,91 @@ print(first.sync.get(timeout=10), add.sync.delay(3, 4).sync.state())
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=40, check=False
     )
     assert (ran.stdout.split(), ran.stderr) == (["3", "PENDING"], "")
+
+
+async def test_sync_works_in_a_plain_handler_of_fastapi(app: AioTask) -> None:
+    web = fastapi.FastAPI()
+
+    @app.task
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    @web.get("/sum")
+    def look(x: int, y: int) -> dict[str, int]:
+        return {"sum": add.sync.delay(x, y).sync.get(timeout=10)}
+
+    transport = httpx2.ASGITransport(app=web)
+    async with app.worker(), httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        answers = await asyncio.gather(*(client.get("/sum", params={"x": number, "y": 3}) for number in range(5)))
+    assert [answer.json() for answer in answers] == [{"sum": number + 3} for number in range(5)]
+
+
+async def test_sync_runs_the_task_where_it_is_called_when_the_app_is_always_eager(url: str) -> None:
+    app = AioTask("proj", broker=url, task_always_eager=True)
+
+    @app.task
+    async def child(x: int) -> int:
+        return 2 * x
+
+    @app.task
+    def parent() -> int:
+        return child.sync.delay(4).sync.get() + sum(result.sync.get() for result in child.sync.send_many([(1,), (2,)]))
+
+    def script() -> tuple[int, list[Any]]:
+        result = parent.sync.delay()
+        return result.sync.get(), result.sync.children()
+
+    assert await asyncio.to_thread(script) == (14, [])  # whose results are kept nowhere
+    assert not app.broker.connected
+    await app.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+def test_sync_works_on_both_sides_of_a_fork(url: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        f"""
+import os
+from aiotask import AioTask
+
+app = AioTask("script", broker={url!r})
+
+@app.task
+async def add(x: int, y: int) -> int:
+    return x + y
+
+print(add.sync.delay(1, 2).sync.state(), flush=True)
+child = os.fork()
+if child == 0:
+    print(add.sync.delay(3, 4).sync.state(), flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0) == (child, 0)
+print(add.sync.delay(5, 6).sync.state(), len(add.sync.send_many([(1, 1)])))
+""",
+        encoding="utf-8",
+    )
+    command = ["timeout", "-k", "1", "30", sys.executable, "script.py"]  # a hanging child would outlive its parent
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=40, check=False)
+    assert ran.stdout.split() == ["PENDING", "PENDING", "PENDING", "1"], ran.stderr
+
+
+@pytest.mark.parametrize("url", ["redis"], indirect=True)
+async def test_closing_the_app_closes_the_connections_of_sync_calls_too(
+    app: AioTask, redis_server: RedisServer, until: Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+) -> None:
+    @app.task
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async def connections() -> int:
+        return len(redis_server.call("CLIENT", "LIST").splitlines())
+
+    before = await connections()
+    await asyncio.to_thread(lambda: add.sync.delay(2, 3))
+    assert await connections() > before
+    await app.close()
+
+    async def as_before() -> bool:
+        return await connections() == before
+
+    await until(as_before)
+    await asyncio.to_thread(lambda: add.sync.delay(2, 3))  # it can be opened again

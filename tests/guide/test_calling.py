@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiotask import AioTask, EncodeError, ImproperlyConfigured, PublishError, TaskRevokedError
+from aiotask import AioTask, AsyncResult, EncodeError, ImproperlyConfigured, PublishError, TaskRevokedError
 from aiotask.message import Envelope, QueueDepth
 
 
@@ -370,6 +370,20 @@ async def test_calls_that_fail_together_have_exceptions_of_their_own(
     for error in (first, second):
         assert isinstance(error, PublishError)
         assert (str(error), error.unsent, repr(error.__cause__)) == ("no answer", ("a", "b"), "OSError('link down')")
+
+
+async def test_call_that_was_sent_hears_nothing_of_another_that_was_not(
+    app: AioTask, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def publish(batch: Sequence[Envelope]) -> None:
+        raise PublishError("only half of it", ["b"])
+
+    await app.connect()
+    monkeypatch.setattr(app.broker, "publish", publish)
+    calls = [program.note.apply_async(task_id=id_) for id_ in ("a", "b")]
+    first, second = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(first, AsyncResult)
+    assert isinstance(second, PublishError)
 
 
 async def test_broker_that_is_not_there_is_named_with_the_reason() -> None:

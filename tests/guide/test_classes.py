@@ -227,3 +227,33 @@ def test_subclass_of_a_task_is_a_task_of_its_own(app: AioTask) -> None:
 
     assert {First.name, Second.name} == set(app.tasks)
     assert (app.tasks[First.name].run(), app.tasks[Second.name].run()) == (1, 2)
+
+
+def test_task_that_is_registered_again_stays_as_it_is(app: AioTask) -> None:
+    task = app.task(name="proj.t", max_retries=7)(lambda: None)
+    assert app.register(task) is task
+    assert (dict(app.tasks), task.name, task.max_retries) == ({"proj.t": task}, "proj.t", 7)
+
+
+def test_task_has_one_app(app: AioTask) -> None:
+    task = app.task(name="proj.t")(lambda: None)
+    other = AioTask("other", broker="memory://")
+    with pytest.raises(ImproperlyConfigured, match=r"<Task: proj\.t> belongs to <AioTask: proj> already"):
+        other.register(task)
+    assert task.app is app
+    assert dict(other.tasks) == {}
+
+
+async def test_class_without_an_app_may_be_registered_with_several(app: AioTask) -> None:
+    class Double(Task):
+        name = "proj.double"
+
+        async def run(self, x: int) -> int:
+            return 2 * x
+
+    other = AioTask("other", broker="memory://")
+    here, there = app.register(Double), other.register(Double)
+    assert here is not there
+    assert (here.app, there.app) == (app, other)
+    async with app.worker(), other.worker():
+        assert await (await here.delay(4)).get(timeout=10) == await (await there.delay(4)).get(timeout=10) == 8

@@ -1,11 +1,25 @@
 """A call can be run here and now, as a worker would: by `apply`, or every call by `task_always_eager`."""
 
 import threading
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from aiotask import AioTask, ArgumentError, EagerResult, Ignore, Reject, Task, states
+from aiotask import (
+    AioTask,
+    ArgumentError,
+    AsyncResult,
+    EagerResult,
+    Ignore,
+    MaxRetriesExceeded,
+    NotRegistered,
+    Reject,
+    RemoteError,
+    Retry,
+    Task,
+    states,
+)
 
 
 async def test_apply_runs_the_task_here_and_returns_its_result(app: AioTask) -> None:
@@ -92,4 +106,102 @@ async def test_every_call_runs_here_when_the_app_is_always_eager(url: str) -> No
     app.conf.task_eager_propagates = True
     with pytest.raises(KeyError):
         await fail.delay()
+    await app.close()
+
+
+async def test_apply_goes_through_middleware_and_execute(url: str) -> None:
+    class Adding:
+        async def execute(self, request: Any, call_next: Any) -> Any:
+            return 1 + await call_next(request)
+
+    app = AioTask("proj", broker=url, middleware=[Adding()])
+
+    class Doubling(app.Task):  # type: ignore[name-defined,misc]
+        abstract = True
+
+        async def execute(self, request: Any, call_next: Any) -> Any:
+            return 2 * await call_next(request)
+
+    @app.task(base=Doubling)
+    def five() -> int:
+        return 5
+
+    assert await (await five.apply()) == 11
+
+
+async def test_apply_retries_as_a_worker_does(app: AioTask) -> None:
+    @app.task(bind=True, max_retries=1)
+    async def in_its_body(self: Task) -> str:
+        retry = self.retry(throw=False)
+        assert isinstance(retry, Retry)
+        return "dropped"
+
+    @app.task(autoretry_for=(KeyError,), retry_backoff=1000, max_retries=2)
+    async def by_policy(seen: str) -> None:
+        runs.append(seen)
+        raise KeyError("k")
+
+    runs: list[str] = []
+    with pytest.raises(MaxRetriesExceeded, match="more than 1 times"):
+        await (await in_its_body.apply()).get()
+    result = await by_policy.apply(("x",))
+    with pytest.raises(KeyError):
+        await result.get()
+    assert runs == ["x"] * 3
+    assert (await result.meta()).retries == 2
+
+
+@pytest.mark.parametrize("offload", ["thread", "loop"])
+async def test_apply_ends_no_program(app: AioTask, offload: str) -> None:
+    @app.task(offload=offload)
+    def leave() -> None:
+        raise SystemExit(3)
+
+    result = await leave.apply()
+    with pytest.raises(RemoteError) as raised:
+        await result.get()
+    assert (type(raised.value).__name__, raised.value.args, await result.state()) == (
+        "SystemExit",
+        (3,),
+        states.FAILURE,
+    )
+
+
+async def test_eager_result_has_the_children_that_were_sent(app: AioTask) -> None:
+    @app.task
+    async def child() -> int:
+        return 5
+
+    @app.task
+    async def parent() -> str:
+        return (await child.delay()).id
+
+    @app.task(trail=False)
+    async def leaves_no_trail() -> None:
+        await child.delay()
+
+    async with app.worker():
+        result = await parent.apply()
+        [found] = await result.children()
+        assert found.id == await result.get()
+        assert await found.get(timeout=10) == 5
+        assert (await found.meta()).parent_id == result.id
+        assert await (await leaves_no_trail.apply()).children() == []
+
+
+async def test_calls_by_name_run_here_too_when_the_app_is_always_eager(url: str) -> None:
+    app = AioTask("proj", broker=url, task_always_eager=True)
+
+    @app.task(name="proj.add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    result: AsyncResult[int] = await app.send_task("proj.add", (2, 3))
+    assert isinstance(result, EagerResult)
+    assert await result == 5
+    with pytest.raises(
+        NotRegistered, match=r"No task 'proj\.ad' .* 'proj\.add'\? With task_always_eager every call runs"
+    ):
+        await app.send_task("proj.ad", (2, 3))
+    assert not app.broker.connected
     await app.close()

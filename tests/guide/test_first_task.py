@@ -1,13 +1,16 @@
 """A task is a function with a decorator; a worker runs it; its result is awaited."""
 
 import asyncio
+import functools
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from aiotask import AioTask
+from aiotask import AioTask, ArgumentError, Task
 
 
 async def test_task_runs_in_a_worker_and_its_result_is_awaited(app: AioTask) -> None:
@@ -158,3 +161,47 @@ asyncio.run(main())
         [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True, timeout=30
     )
     assert done.stdout == "True __main__.whose True\n"
+
+
+async def test_other_ways_to_send_warn_too_when_they_are_not_awaited(app: AioTask) -> None:
+    @app.task(name="proj.add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    ways: dict[str, Callable[[], Any]] = {
+        r"'proj\.add\.send_many \(the task was NOT sent: await it\)'": lambda: add.send_many([(2, 3)]),
+        r"'proj\.sub\.send_task \(the task was NOT sent: await it\)'": lambda: app.send_task("proj.sub", (2, 3)),
+    }
+    for said, forget_to_await in ways.items():
+        with pytest.warns(RuntimeWarning, match=said):
+            forget_to_await()
+
+
+async def test_decorators_below_the_tasks_are_run_by_the_worker(app: AioTask) -> None:
+    seen = []
+
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def logging(*args: Any, **kwargs: Any) -> Any:
+            seen.append((function.__name__, args))
+            return await function(*args, **kwargs)
+
+        return logging
+
+    @app.task
+    @logged
+    async def double(x: int) -> int:
+        return 2 * x
+
+    @app.task(bind=True)
+    @logged
+    async def bound(self: Task, x: int) -> int:
+        return x + self.request.retries
+
+    assert double.name == f"{__name__}.double"
+    async with app.worker():
+        assert await (await double.delay(4)).get(timeout=10) == 8
+        assert await (await bound.delay(4)).get(timeout=10) == 4
+    assert seen == [("double", (4,)), ("bound", (bound, 4))]
+    with pytest.raises(ArgumentError, match="argument `x`"):  # the signature is still that of the function
+        await double.delay("four")

@@ -1,11 +1,12 @@
 """Handlers run around the body in the worker; what they raise is logged and changes nothing else."""
 
 import logging
+import threading
 from typing import Any
 
 import pytest
 
-from aiotask import AioTask, Task, current_request
+from aiotask import AioTask, ArgumentError, Task, current_request
 
 
 def recorder(app: AioTask, seen: list[tuple[Any, ...]]) -> type[Task]:
@@ -148,3 +149,47 @@ async def test_execute_stands_around_the_execution(app: AioTask) -> None:
 
     async with app.worker():
         assert await (await body.delay(5)).get(timeout=10) == 11
+
+
+async def test_handlers_get_arguments_as_they_came_when_they_do_not_fit(app: AioTask) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Watching(app.Task):  # type: ignore[name-defined,misc]
+        abstract = True
+
+        def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            seen.append((type(exc), args, kwargs, str(einfo)))
+
+        async def after_return(
+            self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+        ) -> None:
+            seen.append((status, args, kwargs))
+
+    @app.task(base=Watching, name="proj.half", typing=False)
+    async def half(x: int, *, y: int = 0) -> None: ...
+
+    async with app.worker():
+        with pytest.raises(ArgumentError):
+            await (await half.delay("four", y=1)).get(timeout=10)
+    why = "aiotask.exceptions.ArgumentError: proj.half: argument `x`: Expected `int`, got `str`.\n"
+    assert seen == [(ArgumentError, ["four"], {"y": 1}, why), ("FAILURE", ["four"], {"y": 1})]
+
+
+async def test_plain_handlers_never_run_on_the_event_loop(app: AioTask) -> None:
+    seen: dict[str, bool] = {}
+
+    class Watched(app.Task):  # type: ignore[name-defined,misc]
+        abstract = True
+
+        def before_start(self, *_: Any) -> None:
+            seen["plain"] = threading.current_thread() is threading.main_thread()
+
+        async def after_return(self, *_: Any) -> None:
+            seen["async"] = threading.current_thread() is threading.main_thread()
+
+    @app.task(base=Watched)
+    async def body() -> None: ...
+
+    async with app.worker():
+        await (await body.delay()).get(timeout=10)
+    assert seen == {"plain": False, "async": True}

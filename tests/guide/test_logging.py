@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from aiotask import AioTask, Task, get_task_logger, redirect_stdouts
+from aiotask import AioTask, Reject, Task, get_task_logger, redirect_stdouts
 
 Seen = list[tuple[str, str, str | None, str | None]]
 
@@ -103,3 +103,47 @@ def test_handler_that_writes_to_stdout_does_not_loop(capsys: pytest.CaptureFixtu
     with redirect_stdouts(logger, logging.WARNING):
         print("hello")
     assert capsys.readouterr().out == "handled hello\n"
+
+
+async def test_writes_to_stderr_become_records_too(app: AioTask, seen) -> None:
+    @app.task(name="proj.printing")
+    def printing() -> None:
+        print("to stderr", file=sys.stderr)
+        sys.stdout.writelines(["to ", "stdout\n"])
+
+    before = sys.stderr
+    with redirect_stdouts(get_task_logger("printed"), logging.INFO):
+        async with app.worker():
+            result = await printing.delay()
+            await result.get(timeout=10)
+    assert sys.stderr is before
+    of_the_task = ("proj.printing", result.id)
+    assert seen() == [
+        ("aiotask.task.printed", "to stderr", *of_the_task),
+        ("aiotask.task.printed", "to stdout", *of_the_task),
+    ]
+
+
+@pytest.mark.parametrize("how", ["expected", "retried", "rejected"])
+async def test_what_an_exception_quotes_makes_no_lines_of_its_own(
+    app: AioTask, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    quoted = "a\n2026-11-21 INFO Task proj.other succeeded\x1b[2J" + "x" * 2000
+
+    @app.task(name="proj.quote", bind=True, throws=(ValueError,))
+    async def quote(self: Task) -> None:
+        if how == "rejected":
+            raise Reject(quoted)
+        if how == "retried" and self.request.retries == 0:
+            raise self.retry(exc=ValueError(quoted), countdown=0)
+        raise ValueError(quoted)
+
+    caplog.set_level(logging.INFO, "aiotask.worker.tasks")
+    async with app.worker():
+        result = await quote.delay()
+        assert quoted in str(await result.get(timeout=10, propagate=False))
+    assert len(caplog.records) == (2 if how == "retried" else 1)
+    for record in caplog.records:
+        assert record.getMessage().isprintable()
+        assert "a\\n2026-11-21 INFO" in record.getMessage()
+        assert len(record.getMessage()) < 1200

@@ -103,3 +103,41 @@ async def test_callable_object_is_a_task_under_the_name_it_is_given(app: AioTask
     add = app.task(name="proj.add")(Adder())
     async with app.worker():
         assert await (await add.delay(2, 3)).get(timeout=10) == 5
+
+
+def test_name_is_that_of_the_module_however_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "shop_of_the_guide"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "app.py").write_text("from aiotask import AioTask\napp = AioTask('shop', broker='memory://')\n")
+    (package / "tasks.py").write_text("from .app import app\n@app.task\nasync def pay(): ...\n")
+    (package / "web.py").write_text("from . import tasks\nfrom .tasks import pay\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        web = importlib.import_module("shop_of_the_guide.web")
+        absolute = importlib.import_module("shop_of_the_guide.tasks")
+        assert web.pay is web.tasks.pay is absolute.pay
+        assert set(web.pay.app.tasks) == {"shop_of_the_guide.tasks.pay"}
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "shop_of_the_guide"]:
+            del sys.modules[name]
+
+
+def test_task_has_the_name_and_text_of_its_function_too(app: AioTask) -> None:
+    @app.task
+    async def pay() -> None:
+        """Pay the bill."""
+
+    assert (pay.__name__, pay.__doc__, pay.__module__) == ("pay", "Pay the bill.", __name__)
+    assert pay.__qualname__.endswith("<locals>.pay")
+    assert repr(app.tasks) == f"<Registry: {__name__}.pay>"
+
+
+def test_function_is_decorated_once(app: AioTask) -> None:
+    task = app.task(name="proj.fetch")(fetch)
+    for other in (app, AioTask("other", broker="memory://")):
+        with pytest.raises(
+            ImproperlyConfigured, match=r"<Task: proj\.fetch> is a task already; a function is decorated"
+        ):
+            other.task(task)
+    assert dict(app.tasks) == {"proj.fetch": task}

@@ -89,8 +89,9 @@ async def test_task_without_a_route_goes_to_the_default_queue(app: AioTask, wait
 async def test_call_wins_over_its_task_and_that_over_its_route(app: AioTask, waiting: Waiting) -> None:
     app.conf.task_routes = {"*": {"queue": "by-route", "priority": 1}}
 
-    @app.task(name="a", queue="by-task", priority=2)
-    async def says(x: int = 0) -> None: ...
+    @app.task(bind=True, name="a", queue="by-task", priority=2)
+    async def says(self: Task) -> int:
+        return self.request.priority
 
     @app.task(bind=True, name="b")
     async def says_nothing(self: Task) -> int:
@@ -100,7 +101,9 @@ async def test_call_wins_over_its_task_and_that_over_its_route(app: AioTask, wai
     await says.delay()
     await says_nothing.delay()
     assert await waiting() == ["by-call", "by-route", "by-task"]
-    async with app.worker(queues=["by-route"]):
+    async with app.worker(queues=["by-route", "by-task"]):
+        assert await (await says.delay()).get(timeout=10) == 2
+        assert await (await says.apply_async(priority=7)).get(timeout=10) == 7
         assert await (await says_nothing.delay()).get(timeout=10) == 1
         assert await (await says_nothing.apply_async(priority=7)).get(timeout=10) == 7
 

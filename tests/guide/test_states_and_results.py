@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiotask import AioTask, AsyncResult, EncodeError, Ignore, RemoteError, TaskMeta
+from aiotask import AioTask, AsyncResult, EncodeError, Ignore, RemoteError, Task, TaskMeta
 
 Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
@@ -443,3 +443,23 @@ async def test_failure_can_be_set_by_hand_and_stays_when_the_task_ignores_the_re
         with pytest.raises(ValueError if isinstance(meta, dict) else RemoteError) as raised:
             await (await run.delay()).get(timeout=10)
     assert raised.value.args == (("why",) if isinstance(meta, dict) else (meta,))
+
+
+async def test_any_upper_case_text_is_a_state_of_the_task_s_own(app: AioTask) -> None:
+    seen = asyncio.Event()
+
+    @app.task(bind=True)
+    async def sail(self: Task) -> None:
+        self.update_state("WEIGHING_ANCHOR", {"fathoms": [1, 2]})
+        await seen.wait()
+
+    async with app.worker():
+        result = await sail.delay()
+        states = []
+        async for meta in result.updates():
+            states.append((meta.state, meta.result))
+            if meta.state == "WEIGHING_ANCHOR":
+                assert (await result.state(), await result.info()) == ("WEIGHING_ANCHOR", {"fathoms": [1, 2]})
+                assert not await result.ready()
+                seen.set()
+    assert states[-2:] == [("WEIGHING_ANCHOR", {"fathoms": [1, 2]}), ("SUCCESS", None)]

@@ -127,6 +127,14 @@ def test_call_exits_2_when_it_is_used_wrongly(aiotask: Run, arguments: tuple[str
     assert "Traceback" not in finished.stderr
 
 
+def test_call_tells_how_a_keyword_argument_is_written(aiotask: Run) -> None:
+    finished = aiotask("call", "tasks.add", "--x=2")
+
+    assert finished.returncode == 2
+    assert "No such option '--x'. A keyword argument of the task is written --kwarg x=VALUE." in finished.stderr
+    assert "written --kwarg" not in aiotask("call", "tasks.add", "--wiat").stderr
+
+
 def test_call_exits_2_when_the_message_is_too_large(aiotask: Run) -> None:
     finished = aiotask("call", "tasks.echo", "x" * 2000, AIOTASK_MESSAGE_MAX_BYTES="1000")
 

@@ -408,6 +408,14 @@ async def test_watch_says_so_when_the_user_may_not_listen(private_redis: RedisSe
     assert "secret" not in str(raised.value)
 
 
+async def test_rows_are_all_stored_when_the_user_may_not_publish(private_redis: RedisServer, connect: Connect) -> None:
+    private_redis.call("ACL", "SETUSER", "default", "resetchannels")
+    backend = await connect(private_redis)
+    rows = [backend.encode(TaskMeta(id=id_, state=SUCCESS, result=1), 60.0) for id_ in ("a", "b")]
+    await backend.store(rows)
+    assert [meta and meta.state for meta in await backend.fetch(["a", "b"])] == [SUCCESS, SUCCESS]
+
+
 # ---- with a broker that is elsewhere ----
 
 

@@ -108,6 +108,8 @@ class FaultProxy:
         """How often connections were cut, by `cut` or by a cut that had been set."""
         self.delay_s = 0.0
         self.swallowing: frozenset[Direction] = frozenset()
+        self.swallowing_after = b""
+        """Only on connections on which this command has come; all when it is empty."""
         self.planned: Cut | None = None
         self.pairs: set[_Pair] = set()
         self.thawed = asyncio.Event()
@@ -175,9 +177,14 @@ class FaultProxy:
         [(unit, left)] = [(unit, left) for unit, left in amounts.items() if left > 0]
         self._change(planned=Cut(unit, left, deliver, everything))  # type: ignore[arg-type]
 
-    def black_hole(self, *directions: Direction) -> None:
-        """Swallow what goes that way, by default both; connections stay open, and new ones are accepted."""
-        self._change(swallowing=frozenset(directions or ("to_server", "to_client")))
+    def black_hole(self, *directions: Direction, after: bytes = b"") -> None:
+        """Swallow what goes that way, by default both; connections stay open, and new ones are accepted.
+
+        Args:
+            *directions: Which way.
+            after: Only on connections on which this command has come, now or then; `b"SUBSCRIBE"`: those that listen.
+        """
+        self._change(swallowing=frozenset(directions or ("to_server", "to_client")), swallowing_after=after)
 
     def refuse(self) -> None:
         """Accept no new connections; what is open stays."""
@@ -253,7 +260,7 @@ class FaultProxy:
             self._listening = None
 
     async def _heal(self) -> None:
-        self.delay_s, self.swallowing, self.planned = 0.0, frozenset(), None
+        self.delay_s, self.swallowing, self.swallowing_after, self.planned = 0.0, frozenset(), b"", None
         for pair in tuple(self.pairs):
             if pair.lossy:
                 pair.reset()
@@ -296,10 +303,11 @@ class _Pair:
         self._last: int | None = None
         """The reply that is not passed on: it shows that the last command was carried out."""
         self._was_answered = asyncio.Event()
+        self._words: set[bytes] = set()
 
     async def run(self, from_client: asyncio.StreamReader) -> None:
         """Pass on until one side ends."""
-        if "to_server" in self._proxy.swallowing:
+        if self._is_swallowed("to_server"):
             self.lossy = True
             while await from_client.read(65536):
                 pass
@@ -324,6 +332,10 @@ class _Pair:
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
 
+    def _is_swallowed(self, direction: Direction) -> bool:
+        after = self._proxy.swallowing_after
+        return direction in self._proxy.swallowing and (not after or after in self._words)
+
     async def _pump(self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = Frames()
         proxy = self._proxy
@@ -332,7 +344,7 @@ class _Pair:
                 await asyncio.sleep(proxy.delay_s)
             if direction == "to_server":
                 await proxy.thawed.wait()
-            if direction in proxy.swallowing:
+            if self._is_swallowed(direction):
                 self.lossy = True
                 continue
             passed, cut, answered = self._judge(direction, data, frames)
@@ -358,6 +370,7 @@ class _Pair:
                 if cut is not None and not cut.deliver:
                     return passed, cut, False
                 proxy.commands.append(word)
+                self._words.add(word)
                 self._sent += 1
                 if cut is not None:
                     return end, cut, True

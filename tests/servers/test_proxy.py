@@ -293,6 +293,20 @@ def test_black_hole_towards_the_client_lets_commands_pass(
     assert redis_server.call("GET", "key") == b"value"
 
 
+def test_black_hole_after_a_command_leaves_other_connections(proxy: FaultProxy, connect: Callable[[], Client]) -> None:
+    listening, other = connect(), connect()
+    listening.ask("SUBSCRIBE news")
+    proxy.black_hole("to_client", after=b"SUBSCRIBE")
+    assert other.ask("PUBLISH news 1") == 1
+    with pytest.raises(TimeoutError):
+        listening.read(0.1)
+    assert other.ask("PING") == b"PONG"
+    proxy.heal()
+    assert other.ask("PING") == b"PONG"
+    with pytest.raises(ConnectionResetError):
+        listening.ask("PING")
+
+
 def test_black_hole_accepts_new_connections_and_answers_nothing(
     proxy: FaultProxy, connect: Callable[[], Client]
 ) -> None:

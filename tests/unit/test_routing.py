@@ -141,6 +141,9 @@ def test_key_goes_with_the_exchange_of_its_queue_when_that_is_no_direct_one() ->
 def test_exchange_gets_the_key_of_the_queue_beside_it() -> None:
     assert reached(Router(MEDIA), "videos", "media") == Destination(("videos",), "media", "media.video")
     assert reached(Router(MEDIA), "videos", "media", "media.image").queues == ("images",)
+    # That key is for its own exchange; for another one it is its name.
+    router = Router((*MEDIA, Queue("archive", "store", "videos")))
+    assert reached(router, "videos", "store") == Destination(("archive",), "store", "videos")
 
 
 def test_exchange_gets_the_default_key_when_there_is_none() -> None:

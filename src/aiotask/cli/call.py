@@ -19,11 +19,18 @@ _NEGATIVE = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
 class _Call(click.Command):
-    """Takes `-2` for an argument, where click would see an option."""
+    """Takes `-2` for an argument, where click would see an option, and tells how `--x=2` is written."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # A blank in front is all that click needs, and no number and no JSON minds it.
-        return super().parse_args(ctx, [f" {word}" if _NEGATIVE.fullmatch(word) else word for word in args])
+        try:
+            return super().parse_args(ctx, [f" {word}" if _NEGATIVE.fullmatch(word) else word for word in args])
+        except click.NoSuchOption as error:
+            name = error.option_name.lstrip("-")
+            if error.possibilities or not name.isidentifier():
+                raise
+            hint = f"A keyword argument of the task is written --kwarg {name}=VALUE."
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
 
 
 def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from aiotask.exceptions import (
     BrokerError,
     EncodeError,
     ImproperlyConfigured,
+    NotRegistered,
 )
 
 DONE: Final = 0
@@ -30,6 +31,7 @@ _CODES: Final[tuple[tuple[type[AioTaskError], int], ...]] = (
     (ImproperlyConfigured, CONFIGURATION),
     (ArgumentError, USAGE),
     (EncodeError, USAGE),
+    (NotRegistered, USAGE),
     (BrokerError, UNREACHABLE),
     (BackendError, UNREACHABLE),
     (AioTaskError, INTERNAL),

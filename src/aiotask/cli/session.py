@@ -10,7 +10,7 @@ from aiotask.app import AioTask
 from aiotask.cli.errors import CommandError
 from aiotask.cli.targets import default_app, import_tasks, load_target
 from aiotask.exceptions import BackendConnectionError, BrokerConnectionError, ImproperlyConfigured
-from aiotask.protocols import QueueAdmin
+from aiotask.protocols import Examinable, QueueAdmin
 from aiotask.schemes import check_url, whole_url
 from aiotask.settings.checked import COMMAND_LINE
 from aiotask.urls import mask_url
@@ -112,10 +112,13 @@ async def check_connections(app: AioTask) -> None:
 
     Raises:
         BrokerConnectionError, BackendConnectionError: As `in_session`.
+        BrokerError: It can be reached, and is of no use to a worker.
     """
     with _saying_what_was_tried(app):
         await app.broker.open()
         try:
+            if isinstance(app.broker, Examinable):
+                await app.broker.examine(app.conf.router.consumed)
             await app.backend.open()
             await app.backend.close()
             for task in app.tasks.values():

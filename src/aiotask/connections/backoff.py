@@ -5,7 +5,8 @@ import random
 from typing import Final
 
 FIRST_S: Final = 0.1
-MOST_S: Final = 5.0
+MOST_S: Final = 1.5
+"""A server that answers again is in use within two seconds, however long it was away (docs/guarantees.md)."""
 
 
 class Backoff:

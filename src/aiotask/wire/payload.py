@@ -87,11 +87,12 @@ def read_call(message: TaskMessage, accept: Sequence[str], limit: int) -> tuple[
     call = serializer.decode(data)
     if message.foreign is not None:
         call = unwrap_call(message, call)
+    if type(call) is list and len(call) == 2 and type(call[0]) is list and type(call[1]) is dict:
+        return call[0], call[1]
+    # A tuple is one only where types are kept.
     if isinstance(call, (list, tuple)) and len(call) == 2:
         args, kwargs = call
-        if type(args) is list and type(kwargs) is dict:
-            return args, kwargs
-        if isinstance(args, tuple) and isinstance(kwargs, dict):  # a tuple is one only where types are kept
+        if isinstance(args, (list, tuple)) and isinstance(kwargs, dict):
             return list(args), kwargs
     raise DecodeError("The payload is no pair of a list of arguments and a mapping of keyword arguments.")
 

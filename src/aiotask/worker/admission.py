@@ -41,6 +41,7 @@ class Admission:
         conclude: Callable[[Execution, Outcome], None],
         forget: Callable[[Execution], None],
         budget: int | None = None,
+        at_once: int | None = None,
     ) -> None:
         """Wire the stage.
 
@@ -53,6 +54,7 @@ class Admission:
             conclude: Takes the outcome of one that never starts.
             forget: Takes one that is no longer ours.
             budget: Most executions to start in all; None for no limit.
+            at_once: Most to begin in one step; None for as many as there are slots.
         """
         self._app = app
         self._tasks = app.tasks
@@ -70,6 +72,7 @@ class Admission:
         self._work = asyncio.Event()
         self._closed = False
         self._release: asyncio.TimerHandle | None = None
+        self._at_once = running.limit if at_once is None else at_once
         self.budget = budget
 
     def offer(self, deliveries: list[Delivery]) -> None:
@@ -89,13 +92,13 @@ class Admission:
         if execution.delivery.losses:
             self._suspects.left(execution)
         self._running.give()
-        if self._ready or self._suspects:
+        if self._ready or self._suspects.pending:
             self._work.set()
 
     def lend(self) -> None:
         """Let another execution use a slot whose own only waits."""
         self._running.give()
-        if self._ready or self._suspects:
+        if self._ready or self._suspects.pending:
             self._work.set()
 
     def take_back(self) -> None:
@@ -116,6 +119,8 @@ class Admission:
             if self._closed:
                 return
             batch = self._next_batch()
+            if len(batch) == self._at_once and self._ready:
+                self._work.set()
             if batch:
                 await self._begin(batch)
 
@@ -128,8 +133,10 @@ class Admission:
 
     def _next_batch(self) -> list[Execution]:
         batch: list[Execution] = []
-        free = self._running.free if self.budget is None else min(self._running.free, self.budget)
-        if free and self._suspects and self._add_suspect(batch):
+        free = min(self._running.free, self._at_once)
+        if self.budget is not None:
+            free = min(free, self.budget)
+        if free and self._suspects.pending and self._add_suspect(batch):
             free = len(batch)
         ready = self._ready
         if len(ready) <= free - len(batch):

@@ -6,6 +6,7 @@ A task that uses none of it has none of it: no handler, no call.
 import asyncio
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -58,11 +59,15 @@ class Chain:
     async def after(self, request: Request, outcome: Outcome) -> None:
         """Run what the outcome asks for."""
         call = (request.id, request.args, request.kwargs)
+        if request.args is None:  # they could not be converted: as they came
+            call = (request.id, request._execution.args, request._execution.kwargs)
         if isinstance(outcome, Succeeded):
             await self._handle("on_success", outcome.value, *call)
             await self._handle("after_return", SUCCESS, outcome.value, *call, None)
         elif isinstance(outcome, Failed):
-            einfo = ExceptionInfo(outcome.exc, outcome.traceback or format_traceback(outcome.exc))
+            # Without a traceback of the body's: its arguments did not fit, and ours would say nothing.
+            text = "".join(traceback.format_exception_only(outcome.exc))
+            einfo = ExceptionInfo(outcome.exc, outcome.traceback or text)
             await self._handle("on_failure", outcome.exc, *call, einfo)
             await self._handle("after_return", FAILURE, outcome.exc, *call, einfo)
         elif isinstance(outcome, Retried):

@@ -57,9 +57,14 @@ class EagerRunner:
     async def _run(self, task: Task, call: Outgoing) -> EagerResult[Any]:
         message = call.message
         while True:
-            outcome = await self._run_once(task, message, call.queue)
+            execution = Execution(
+                Delivery(message.id, call.queue, b"", self._app.codec.content_type, message.priority, None),
+                message,
+                task,
+            )
+            outcome = await self._run_once(execution, message)
             if not isinstance(outcome, Retried):
-                return self._result_of(message, outcome)
+                return self._result_of(execution, message, outcome)
             again = msgspec.structs.replace(message, retries=message.retries + 1)
             if outcome.retry.arguments is not None:
                 limit = self._app.conf.message_max_bytes
@@ -72,9 +77,7 @@ class EagerRunner:
             self._threads.close()
             await self._runner.close()
 
-    async def _run_once(self, task: Task, message: TaskMessage, queue: str) -> Outcome:
-        delivery = Delivery(message.id, queue, b"", self._app.codec.content_type, message.priority, None)
-        execution = Execution(delivery, message, task)
+    async def _run_once(self, execution: Execution, message: TaskMessage) -> Outcome:
         conf = self._app.conf
         try:
             execution.args, execution.kwargs = read_call(message, conf.accept_content, conf.message_max_bytes)
@@ -96,7 +99,7 @@ class EagerRunner:
                 future.set_exception(error)
         self._waiting.clear()
 
-    def _result_of(self, message: TaskMessage, outcome: Outcome) -> EagerResult[Any]:
+    def _result_of(self, execution: Execution, message: TaskMessage, outcome: Outcome) -> EagerResult[Any]:
         meta = TaskMeta(
             id=message.id,
             state=IGNORED,
@@ -105,6 +108,9 @@ class EagerRunner:
             parent_id=message.parent_id,
             date_done=datetime.now(UTC),
         )
+        task, request = execution.task, execution.request
+        if request is not None and task is not None and task.trail:
+            meta.children = request.children
         match outcome:
             case Succeeded(value=value):
                 meta.state, meta.result = SUCCESS, value

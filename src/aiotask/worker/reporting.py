@@ -74,6 +74,11 @@ def _level(execution: Execution, outcome: Outcome) -> int:
     return logging.ERROR if isinstance(outcome, Failed) and not _is_expected(execution, outcome) else logging.INFO
 
 
+def _line(reason: object) -> str:
+    """Return the text of an exception, or of what it holds, on one line of the log: it may quote what a user wrote."""
+    return shown(text_of(reason), _LONGEST_REASON)
+
+
 def _is_expected(execution: Execution, failed: Failed) -> bool:
     return execution.task is not None and isinstance(failed.exc, execution.task.throws)
 
@@ -84,19 +89,19 @@ def _words(execution: Execution, outcome: Outcome) -> tuple[str, str]:
         return _BARE[type(outcome)], ""
     match outcome:
         case Failed(exc=exc, traceback=traceback, dead=dead):
+            why = f": {type(exc).__name__}: {_line(exc)}"
             if dead:
-                return "was dead-lettered", f": {type(exc).__name__}: {shown(text_of(exc), _LONGEST_REASON)}"
-            why = f": {type(exc).__name__}: {text_of(exc)}"
+                return "was dead-lettered", why
             if traceback is None or _is_expected(execution, outcome):
                 return "failed", why
             return "failed", f"{why}\n{traceback.rstrip()}"
         case Retried(retry=retry):
             if retry.exc is None:
                 return "is retried", f": {text_of(retry)}"
-            return "is retried", f": {type(retry.exc).__name__}: {text_of(retry.exc)}; {text_of(retry)}"
+            return "is retried", f": {type(retry.exc).__name__}: {_line(retry.exc)}; {text_of(retry)}"
         case Rejected(reject=reject):
             gave_back = execution.acks_late and reject.requeue
-            return "gave its message back" if gave_back else "was rejected", f": {text_of(reject.reason)}"
+            return "gave its message back" if gave_back else "was rejected", f": {_line(reject.reason)}"
         case Parked(line=line):
             return "waits for a place", f" in the line {shown(line)}"
         case Postponed(delay_s=delay_s):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from aiotask.exceptions import BackendError, BrokerError
+from aiotask.exceptions import BackendError, BrokerError, EncodeError
 from aiotask.message import Delivery, Finish
 from aiotask.outcome import Failed, HandedBack, Outcome
 from aiotask.protocols import Application, FusedFinish, ResultBackend, Subscription
@@ -96,10 +96,11 @@ class Settler:
         if execution.finished:
             return
         execution.finished = True
-        backend = self._backend_of(execution)
+        task = execution.task
+        backend = self._backend if task is None or task.own_backend is None else self._backend_of(execution)
         decision, row = self._decide(execution, outcome, backend)
         log_outcome(execution, decision.outcome)
-        if isinstance(decision.outcome, HandedBack) and execution.started_mono:
+        if type(decision.outcome) is HandedBack and execution.started_mono:
             self.handed_back += 1
         if row is not None and backend is not self._backend:
             self._elsewhere.append(_Place(backend, row))
@@ -144,7 +145,8 @@ class Settler:
             return decision, self._encode(decision, backend)
         except Exception as error:  # noqa: BLE001 - what bodies return and raise is encoded here; all of it has an outcome
             error.__suppress_context__ = True
-            failed = Failed(error, format_traceback(error))
+            # Which part of a value can't be encoded is in the text; a traceback would tell of us alone.
+            failed = Failed(error, None if isinstance(error, EncodeError) else format_traceback(error))
             decision = decide(execution, failed, now)
             return decision, self._encode(decision, backend)
 

@@ -28,6 +28,8 @@ class Suspects:
         self._running: Execution | None = None
         self._until: float | None = None
         """While new starts are held: until when at most, in loop time."""
+        self.pending = False
+        """Whether any waits to start, or others wait because of one."""
 
     def take(self, execution: Execution) -> bool:
         """Take an execution if it is suspect.
@@ -44,11 +46,8 @@ class Suspects:
             self._waiting.append(execution)
         else:
             return False
+        self.pending = True
         return True
-
-    def __bool__(self) -> bool:
-        """Tell whether any waits to start, or others wait because of one."""
-        return bool(self._waiting or self._last_ones) or self._until is not None
 
     def next(self, now: float, *, others_run: bool) -> tuple[Execution | None, float]:
         """Return the one that starts now, if one may, and for how many seconds at most nothing else may start.
@@ -66,12 +65,14 @@ class Suspects:
                 starts = self._running = self._last_ones.popleft()
         elif self._running is None and self._waiting:
             starts = self._running = self._waiting.popleft()
+        self._note_pending()
         return starts, 0.0 if self._until is None else max(0.0, self._until - now)
 
     def left(self, execution: Execution) -> None:
         """Note that an execution has ended, or was refused: a suspect makes way for the next."""
         if execution is self._running:
             self._running = self._until = None
+            self._note_pending()
 
     def withdraw(self) -> list[Execution]:
         """Give up all that have not started."""
@@ -79,4 +80,8 @@ class Suspects:
         self._last_ones.clear()
         self._waiting.clear()
         self._until = None
+        self.pending = False
         return waiting
+
+    def _note_pending(self) -> None:
+        self.pending = bool(self._waiting or self._last_ones) or self._until is not None

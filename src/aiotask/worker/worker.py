@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sys
 import threading
 import traceback
@@ -14,7 +15,7 @@ from aiotask.exceptions import AioTaskError, BrokerError
 from aiotask.message import Delivery
 from aiotask.middleware import hooks
 from aiotask.outcome import HandedBack, Outcome
-from aiotask.protocols import RemoteControlled, Subscription
+from aiotask.protocols import Pipelined, RemoteControlled, Subscription
 from aiotask.showing import shown
 from aiotask.worker.admission import Admission
 from aiotask.worker.execution import Execution
@@ -36,6 +37,8 @@ _WRITE_GRACE_S = 5.0
 """How long a worker that was stopped at once keeps trying to write its last outcomes."""
 _LEAVE_GRACE_S = 0.5
 """How long each further step may take when that was not enough: what does not answer now will not answer soon."""
+_SMALLEST_BATCH = 10
+"""Smaller ones cost more in round trips than they save in waiting."""
 
 
 class Worker:
@@ -109,7 +112,15 @@ class Worker:
         self._stopping.set()
 
     async def wait(self) -> None:
-        """Wait until the worker is asked to stop, or has nothing more to do (`burst`, `max_tasks`)."""
+        """Wait until the worker is asked to stop, or has nothing more to do (`burst`, `max_tasks`).
+
+        Raises:
+            AioTaskError: It was not started.
+        """
+        if self._host is None:
+            raise AioTaskError(
+                "This worker was not started: write `async with app.worker() as worker:` around the wait."
+            )
         await self._stopping.wait()
 
     async def _start(self) -> None:
@@ -167,6 +178,7 @@ class Worker:
             self._on_refused,
             self._on_gone,
             runtime.max_tasks,
+            _batch_size(subscription, runtime.concurrency),
         )
         self._fetcher = Fetcher(
             subscription, self._room, self._on_received, self._settler.behind, self._nothing_is_under_way
@@ -357,3 +369,10 @@ class Worker:
 
 def _pong(_: Mapping[str, Any]) -> dict[str, str]:
     return {"ok": "pong"}
+
+
+def _batch_size(subscription: Subscription, concurrency: int) -> int | None:
+    """Return how many executions are begun in one step; None for as many as there are slots."""
+    if not isinstance(subscription, Pipelined):
+        return None
+    return max(_SMALLEST_BATCH, math.ceil(concurrency / subscription.batches))

@@ -11,6 +11,7 @@ from aiotask.cli.errors import CommandError, report, say
         (exceptions.ImproperlyConfigured("x"), 78),
         (exceptions.ArgumentError("x"), 2),
         (exceptions.EncodeError("x"), 2),
+        (exceptions.NotRegistered("x"), 2),
         (exceptions.BrokerError("x"), 69),
         (exceptions.BrokerConnectionError("x"), 69),
         (exceptions.PublishError("x"), 69),

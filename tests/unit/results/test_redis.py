@@ -210,14 +210,24 @@ async def test_watches_share_their_subscription_and_their_read(
     assert server.commands == [("MGET", *keys("a", "b", "c"))]
 
 
-async def test_channels_are_left_with_the_next_subscription(backend: RedisBackend, made: list[Listening]) -> None:
-    async with backend.watch(["a", "b"]), backend.watch(["b"]):
+async def test_channels_are_left_with_the_next_subscription_when_they_are_many(
+    backend: RedisBackend, made: list[Listening], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LEAVE_AT_ONCE", 2)
+    async with backend.watch(["a", "b", "d"]), backend.watch(["b"]):
         await quiet()
     async with backend.watch(["b"]):  # heard still: nothing to subscribe
         await quiet()
         async with backend.watch(["c"]):
             await quiet()
-    assert made[0].calls == [("subscribe", *keys("a", "b")), ("unsubscribe", *keys("a")), ("subscribe", *keys("c"))]
+        async with backend.watch(["e"]):
+            await quiet()
+    assert made[0].calls == [
+        ("subscribe", *keys("a", "b", "d")),
+        ("unsubscribe", *keys("a", "d")),
+        ("subscribe", *keys("c")),
+        ("subscribe", *keys("e")),
+    ]
 
 
 async def test_channels_are_left_when_nothing_else_is_subscribed(
@@ -231,8 +241,9 @@ async def test_channels_are_left_when_nothing_else_is_subscribed(
 
 
 async def test_channel_is_left_when_its_watch_ends_while_it_is_subscribed(
-    backend: RedisBackend, server: Server, made: list[Listening]
+    backend: RedisBackend, server: Server, made: list[Listening], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watching, "LEAVE_AT_ONCE", 1)
     async with backend.watch(["x"]):
         await quiet()
     made[0].answering.clear()

@@ -43,7 +43,7 @@ class Judge:
 class Stage:
     """An admission whose neighbours the test plays."""
 
-    def __init__(self, limit: int = 3, budget: int | None = None, **settings: Any) -> None:
+    def __init__(self, limit: int = 3, budget: int | None = None, at_once: int | None = None, **settings: Any) -> None:
         self.app = AioTask("proj", broker="memory://", **settings)
 
         @self.app.task(name="proj.add")
@@ -73,6 +73,7 @@ class Stage:
             lambda execution, outcome: self.concluded.append((execution, outcome)),
             self.forgotten.append,
             budget,
+            at_once,
         )
         self.running = asyncio.create_task(self.admission.run())
 
@@ -390,3 +391,21 @@ async def test_payload_is_refused_when_it_is_no_pair_of_arguments(stage: Stage, 
     assert isinstance(outcome.exc, DecodeError)
     assert execution.name == "proj.add"
     assert stage.started_ids == ["b"]
+
+
+async def test_next_batch_is_begun_before_the_last_one_runs_when_only_so_many_are_begun_at_once(
+    make: Callable[..., Stage],
+) -> None:
+    stage = make(limit=5, at_once=2)
+    stage.judge.open.clear()
+    stage.offer(*map(stage.delivery, "abcdefg"))
+    await stage.settle()
+    assert stage.judge.batches == [["a", "b"]]
+    stage.judge.open.set()
+    await stage.settle()
+    assert stage.judge.batches == [["a", "b"], ["c", "d"], ["e"]]
+    assert stage.started_ids == list("abcde")
+    for execution in stage.started[:3]:
+        stage.admission.left(execution)
+    await stage.settle()
+    assert stage.judge.batches[3:] == [["f", "g"]]

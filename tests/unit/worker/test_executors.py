@@ -136,15 +136,17 @@ async def test_threads_end_when_the_pool_is_closed() -> None:
     assert not any(thread.is_alive() for thread in made)
 
 
-async def test_results_are_kept_by_nobody_when_they_are_delivered(pool: ThreadPool) -> None:
+async def test_results_are_kept_by_nobody_when_they_are_delivered() -> None:
     class Result:
         pass
 
+    pool = ThreadPool(1)  # so that the second call is run when its thread is done with the first
     result: Any = await pool.call(Result, [], {})
     alive = weakref.ref(result)
     del result
     await pool.call(lambda: None, [], {})
     assert alive() is None
+    pool.close()
 
 
 def test_thread_ends_quietly_when_the_loop_is_gone_before_its_body_ends() -> None:

@@ -146,8 +146,8 @@ async def test_place_is_kept_while_the_line_is_asked(stage: Stage) -> None:
     assert executions[0] is not None
     stage.lines.leave(executions[0])
     await stage.settle()
+    assert not stage.lines.are_empty(), "what is on its way out of the line is still to come"
     assert stage.enter("d") is None
-    assert not stage.lines.are_empty()
     stage.line.open.set()
     await stage.settle()
     assert stage.taken_ids == ["c"]
@@ -199,6 +199,18 @@ async def test_line_is_asked_again_when_the_broker_could_not_answer(
             await asyncio.sleep(0.01)
     assert stage.taken_ids == ["x"], "another worker has parked it"
     assert "Can't take what is parked, trying again: link down" in caplog.text
+
+
+async def test_line_keeps_its_order_when_the_broker_could_not_answer(stage: Stage) -> None:
+    execution = stage.enter("a")
+    assert execution is not None
+    assert stage.enter("b") is not None
+    stage.park("c")
+    stage.line.failures = 1
+    stage.lines.leave(execution)
+    await stage.settle()
+    assert not stage.lines.are_empty()
+    assert stage.enter("d") is None, "it would overtake c"
 
 
 async def test_place_is_free_again_when_the_stage_is_cancelled_while_it_asks(stage: Stage) -> None:

@@ -16,7 +16,7 @@ from aiotask.worker.pipe import Call, Place, Raised, Reply, Returned, Setup, Unr
 from aiotask.worker.processes import ProcessLost, ProcessPool
 
 MODULE = """
-import os, time
+import contextvars, os, threading, time
 from pathlib import Path
 from aiotask import AioTask
 
@@ -39,6 +39,20 @@ def wait_for(path: str) -> None:
     Path(path).touch()
     while Path(path).exists():
         time.sleep(0.005)
+
+@app.task(bind=True)
+def leave_running(self, path: str) -> None:
+    def report() -> None:
+        while not Path(path).exists():
+            time.sleep(0.005)
+        self.update_state("LATE")
+        Path(path).unlink()
+    threading.Thread(target=contextvars.copy_context().run, args=(report,), daemon=True).start()
+
+@app.task(bind=True)
+def report_at_the_end(self, path: str) -> None:
+    wait_for.run(path)
+    self.update_state("OWN")
 
 @app.task
 def close_the_pipe() -> None:
@@ -102,6 +116,17 @@ def is_gone(pid: int) -> bool:
 
 async def test_process_is_used_again(pool: ProcessPool) -> None:
     assert await value(pool, "pid") == await value(pool, "pid")
+
+
+async def test_what_a_body_left_running_is_not_heard_as_the_next_ones(pool: ProcessPool, tmp_path: Path) -> None:
+    states: list[str] = []
+    path = tmp_path / "both look at it"
+    first = await value(pool, "pid")
+    await pool.run(call("leave_running", str(path)), ignore)
+    # The next body makes the file; the one left running sees it, reports, and removes it; then the next one reports.
+    await pool.run(call("report_at_the_end", str(path)), lambda state, _: states.append(state))
+    assert states == ["OWN"]
+    assert await value(pool, "pid") == first, "all of it was in one process"
 
 
 async def test_process_is_replaced_when_it_was_lost_with_nothing_to_do(pool: ProcessPool) -> None:

@@ -35,7 +35,7 @@ def test_execution_is_suspect_by_how_often_it_was_lost(
     suspects = Suspects(max_losses)
     it = execution(losses)
     assert suspects.take(it) is suspect
-    assert bool(suspects) is suspect
+    assert suspects.pending is suspect
     started, held_s = suspects.next(0.0, others_run=False)
     assert started is (it if suspect else None)
     assert held_s == (SOLITUDE_S if alone else 0.0)
@@ -53,9 +53,9 @@ def test_nothing_is_held_once_the_last_start_has_ended() -> None:
     assert suspects.next(2.0, others_run=False) == (last, SOLITUDE_S)
     assert suspects.next(3.0, others_run=True) == (None, SOLITUDE_S - 1)
     suspects.left(execution(3))
-    assert suspects
+    assert suspects.pending
     suspects.left(last)
-    assert not suspects
+    assert not suspects.pending
     assert suspects.next(4.0, others_run=True) == (None, 0.0)
 
 
@@ -66,4 +66,4 @@ def test_withdrawn_executions_hold_nobody() -> None:
     suspects.take(second)
     suspects.next(0.0, others_run=True)
     assert suspects.withdraw() == [second, first]
-    assert not suspects
+    assert not suspects.pending

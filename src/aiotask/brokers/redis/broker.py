@@ -9,12 +9,12 @@ from aiotask.brokers.redis.packing import pack_envelopes
 from aiotask.brokers.redis.scripts import ENQUEUE
 from aiotask.brokers.redis.subscription import RedisSubscription
 from aiotask.connections.redis import RedisLink, Translation
-from aiotask.exceptions import BrokerConnectionError, BrokerError, BrokerFull, PublishError
+from aiotask.exceptions import BrokerConnectionError, BrokerFull, PublishError
 from aiotask.message import Envelope
 
 
 class RedisBroker(RedisQueueAdmin):
-    """A `Broker` and `QueueAdmin` on a `RedisLink`; its subscriptions are `FusedFinish`."""
+    """A `Broker`, `QueueAdmin` and `Examinable` on a `RedisLink`; its subscriptions are `FusedFinish`."""
 
     def __init__(self, link: RedisLink, *, publish_timeout: float = 10.0) -> None:
         """Take a link; nothing is opened.
@@ -88,6 +88,14 @@ class RedisBroker(RedisQueueAdmin):
         if new_lines:
             self._calls.forget_names()  # the server has lost what it had, it may be
 
+    async def examine(self, queues: Sequence[str]) -> None:
+        """See `Examinable`.
+
+        Cost: two round trips.
+        """
+        self._must_be_open()
+        await self._calls.examine(queues)
+
     async def subscribe(
         self, queues: Sequence[str], *, consumer: str, lease: float, max_losses: int
     ) -> RedisSubscription:
@@ -95,15 +103,12 @@ class RedisBroker(RedisQueueAdmin):
 
         Raises:
             BrokerConnectionError: The broker is not open.
-            BrokerError: A key of a queue belongs to another program.
+            BrokerError: A key of a queue belongs to another program, or the user may not do all that it takes.
 
-        Cost: two round trips.
+        Cost: three round trips.
         """
         self._must_be_open()
-        with self.link.translating(ERRORS):
-            stranger = await self._calls.stranger(queues)
-        if stranger:
-            raise BrokerError(stranger)
+        await self._calls.examine(queues)
         subscription = RedisSubscription(
             self._calls,
             queues,

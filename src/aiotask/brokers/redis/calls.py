@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 from aiotask.brokers.redis.keys import Keys
 from aiotask.brokers.redis.lanes import Lanes
 from aiotask.brokers.redis.packing import Parcel
-from aiotask.brokers.redis.scripts import STRANGERS
+from aiotask.brokers.redis.scripts import RIGHTS, STRANGERS
 from aiotask.connections.redis import (
     LinkClosed,
     LinkDown,
@@ -20,6 +20,7 @@ from aiotask.connections.redis import (
     Translation,
     Word,
 )
+from aiotask.connections.redis.rows import row_key
 from aiotask.exceptions import BrokerConnectionError, BrokerError, BrokerFull
 
 ERRORS: Final = Translation(BrokerConnectionError, BrokerError, BrokerFull)
@@ -47,6 +48,29 @@ class Calls:
                 if stranger:
                     raise translation.other(stranger) from error
             raise error
+
+    async def examine(self, queues: Sequence[str]) -> None:
+        """See that a worker could take from `queues`.
+
+        Raises:
+            BrokerError: The user may not do all that it takes, or a key belongs to another program.
+
+        Cost: two round trips.
+        """
+        keys = [self.keys.prefix(queues[0])]
+        if self.link.holds_results:
+            keys.append(row_key("rights"))
+        with self.link.translating(ERRORS):
+            refused = await self.link.run(RIGHTS, keys)
+            if refused:
+                command, key, why = (word.decode(errors="replace") for word in refused)
+                raise BrokerError(
+                    f"Redis {self.link.place} does not allow this user what a worker needs, {command} on the key "
+                    f"{key!r}: {why}. Extend the user's ACL."
+                )
+            stranger = await self.stranger(queues)
+        if stranger:
+            raise BrokerError(stranger)
 
     async def stranger(self, queues: Sequence[str]) -> str:
         """Return what is wrong with the keys of `queues`: nothing, or that one belongs to another program."""
@@ -98,6 +122,10 @@ class Calls:
             except LinkDown:
                 if now() >= deadline:
                     raise
+            except ReplyError as error:
+                if not error.is_full:
+                    raise
+                return  # the script that follows knows whether it needs room: what ends a message doesn't
             else:
                 self._named.update(queues)
                 return

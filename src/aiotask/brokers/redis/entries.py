@@ -1,5 +1,6 @@
 """Messages as entries of a stream, and dead letters as entries of theirs. No I/O."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -15,6 +16,11 @@ _Message = tuple[str, str, _Priority, bytes]
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Message).decode
 _decode_any: Final = msgspec.msgpack.Decoder().decode
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises: text that is not UTF-8 is a ValueError of Python's own."""
+# As long as ours can be: a number without end, which others may have written, is an error to read.
+_counts: Final = re.compile(rb"(\d{1,9}):(\d{1,9})").fullmatch
+_milliseconds: Final = re.compile(rb"-?\d{1,15}").fullmatch
 
 
 def pack_message(envelope: Envelope | DeadLetter) -> bytes:
@@ -36,7 +42,7 @@ def read_entries(line: Line, entries: Sequence[Any], deliveries: list[Delivery],
             packed, losses, count, expires_at = _read_fields(fields)
         try:
             task_id, content_type, priority, body = _decode(packed)
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             task_id, content_type, priority, body = _read_id(packed), "", DEFAULT_PRIORITY, packed
         deliveries.append(
             Delivery(
@@ -56,20 +62,21 @@ def read_entries(line: Line, entries: Sequence[Any], deliveries: list[Delivery],
 
 def _read_fields(fields: Sequence[bytes]) -> tuple[bytes, int, int, float | None]:
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    losses, _, deliveries = named.get(b"n", b"0:0").partition(b":")
+    counts = _counts(named.get(b"n", b""))
+    losses, deliveries = (int(counts[1]), int(counts[2])) if counts else (0, 0)
     expires = named.get(b"x", b"")
     return (
         named.get(b"e", b" ".join(fields)),
-        int(losses) if losses.isdigit() else 0,
-        int(deliveries) + 1 if deliveries.isdigit() else 1,
-        int(expires) / 1000 if expires.lstrip(b"-").isdigit() else None,
+        losses,
+        deliveries + 1,
+        int(expires) / 1000 if _milliseconds(expires) else None,
     )
 
 
 def _read_id(packed: bytes) -> str:
     try:
         message = _decode_any(packed)
-    except (msgspec.MsgspecError, RecursionError, ValueError):
+    except _UNREADABLE:
         return ""
     first = message[0] if isinstance(message, list) and message else None
     return first if isinstance(first, str) else ""
@@ -112,7 +119,7 @@ def read_letter(queue: str, entry_id: bytes, fields: Sequence[bytes]) -> DeadLet
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     try:
         letter = _decode_letter(named.get(b"e", b""))
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         raw = b" ".join(fields)
         return DeadLetter("", queue, "", "not written by aiotask", died_at, raw[:DEAD_BODY_BYTES], len(raw) + 1, "")
     return DeadLetter(

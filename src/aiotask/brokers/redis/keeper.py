@@ -1,6 +1,6 @@
 """Keeps the leases of a subscription, in a thread, over a connection of its own."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 
 from aiotask.brokers.redis.calls import ERRORS
 from aiotask.brokers.redis.keys import Line
@@ -12,7 +12,14 @@ from aiotask.protocols import Renewal
 class RedisLeaseKeeper:
     """A `LeaseKeeper` that the event loop has no part in."""
 
-    def __init__(self, link: RedisLink, consumer: str, lease_ms: int, prefixes: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        consumer: str,
+        lease_ms: int,
+        prefixes: Callable[[], Sequence[str]],
+        ending: Container[Hashable],
+    ) -> None:
         """Connect at the first `renew`.
 
         Args:
@@ -20,12 +27,14 @@ class RedisLeaseKeeper:
             consumer: The subscription's name.
             lease_ms: How long its leases last.
             prefixes: Returns those of the queues that it takes from now; called in the thread.
+            ending: The receipts that are being settled, which are not lost when they are gone; looked at in the thread.
         """
         self._link = link
         self._connection = ThreadConnection(link)
         self._consumer = consumer
         self._lease_ms = lease_ms
         self._prefixes = prefixes
+        self._ending = ending
 
     def renew(self, receipts: Sequence[Hashable]) -> Renewal:
         """See `LeaseKeeper`."""
@@ -41,7 +50,7 @@ class RedisLeaseKeeper:
         with self._link.translating(ERRORS):
             gone = self._connection.run(RENEW, [*prefixes, *(line.key for line in by_line)], args)
         asked = [receipt for ours in by_line.values() for receipt in ours]
-        return Renewal([asked[place] for place in gone])
+        return Renewal([asked[place] for place in gone if asked[place] not in self._ending])
 
     def close(self) -> None:
         """Close the connection."""

@@ -25,12 +25,15 @@ _SHORTEST_S: Final = 0.001
 
 
 class RedisSubscription:
-    """A `Subscription` and `FusedFinish` on a `RedisLink`.
+    """A `Subscription`, `FusedFinish` and `Pipelined` on a `RedisLink`.
 
     What it is handed stands under its name in the streams' own records, and under another, with a `!`, once it is
     started. Who takes a message from it moves it to another place: so an id that is still on record is still its own.
     A small service of it looks for lapsed leases while it is open.
     """
+
+    batches: Final = 3
+    """See `Pipelined`: one is received or begun, one runs, one is settled."""
 
     def __init__(
         self,
@@ -56,7 +59,11 @@ class RedisSubscription:
         self._ever = dict.fromkeys(self._queues)
         self._reader = BlockingReader(self._link)
         self._held: set[Receipt] = set()
+        self._ending: set[Receipt] = set()
+        """What a settlement is under way of: when it is found to be nobody's, it is not lost."""
         self._unheard = False
+        self._quiet_until = 0.0
+        """Nothing was left when it was asked last, and nothing comes before that time without a token in `wake`."""
         self._returning: set[asyncio.Task[Any]] = set()
         self._service: asyncio.Task[None] | None = None
         self._closed = False
@@ -74,9 +81,14 @@ class RedisSubscription:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         try:
+            quiet = self._quiet_until - loop.time()
+            if wait > 0 and quiet > 0:
+                await self._pause(min(wait, quiet))
             while not self._closed:
                 left = max(0.0, deadline - loop.time())
                 taken, due_in = await self._handed(self._ask(max_items, left))
+                if len(taken) < max_items:
+                    self._quiet_until = loop.time() + due_in
                 if taken:
                     return self._hold(taken)
                 left = deadline - loop.time()
@@ -129,7 +141,7 @@ class RedisSubscription:
             due_in, *handed = await self._link.run(RECEIVE, keys, args, wait=wait)
         except LinkDown as error:
             self._unheard = self._unheard or error.sent
-            return [], _SCAN_MOST_S
+            return [], 0.0  # what a lost reply has handed out is nobody's yet: ask again once there is a connection
         deliveries: list[Delivery] = []
         for place, line, entries in handed:
             read_entries(self._keys.line(queues[place - 1], line.decode()), entries, deliveries)
@@ -158,6 +170,7 @@ class RedisSubscription:
 
     async def _pause(self, seconds: float) -> None:
         """Wait until somebody is to look again, at most so long."""
+        self._quiet_until = 0.0  # a token may be popped now, and be lost
         seconds = max(_SHORTEST_S, seconds)
         wakes = [f"{prefix}wake" for prefix in self._keys.prefixes(self._queues)]
         try:
@@ -258,24 +271,30 @@ class RedisSubscription:
     async def finish(self, batch: Sequence[Finish]) -> list[Delivery]:
         """See `FusedFinish`; repeated as `settle` is, and done once."""
         parcel = pack_finishes(self._keys, batch)
+        receipts = [finish.settlement.delivery.receipt for finish in batch]
+        self._ending.update(receipts)
         try:
             refused = await self._calls.once(SETTLE, parcel)
         except LINK_ERRORS as error:
             await self._calls.fail(error, parcel.queues)
-        discard = self._held.discard
-        for finish in batch:
-            discard(finish.settlement.delivery.receipt)
+        finally:
+            # Later: when the caller, too, knows that they are ended.
+            asyncio.get_running_loop().call_soon(self._ending.difference_update, receipts)
+        self._held.difference_update(receipts)
         return [batch[position].settlement.delivery for position in refused]
 
     def lease_keeper(self) -> RedisLeaseKeeper:
         """See `Subscription`."""
-        return RedisLeaseKeeper(self._link, self._name, self._lease_ms, lambda: self._keys.prefixes(self._queues))
+        return RedisLeaseKeeper(
+            self._link, self._name, self._lease_ms, lambda: self._keys.prefixes(self._queues), self._ending
+        )
 
     # ---- coming and going ----
 
     async def set_queues(self, queues: Sequence[str]) -> None:
         """See `Subscription`; a waiting `receive` follows at once."""
         self._queues = list(dict.fromkeys(queues))
+        self._quiet_until = 0.0
         self._ever.update(dict.fromkeys(self._queues))
         self._reader.interrupt()
         left = [queue for queue in self._ever if queue not in self._queues]
@@ -303,10 +322,15 @@ class RedisSubscription:
         """Return in how many seconds to look again. What fails is only told: the next look is another try."""
         keys, args = self._keys.prefixes(self._queues), (self._name, self._lease_ms, self._scan_ms)
         try:
-            return int(await self._link.run(LOOK, keys, args, wait=self._link.command_timeout_s)) / 1000
+            due_in, reclaimed = await self._link.run(LOOK, keys, args, wait=self._link.command_timeout_s)
         except LINK_ERRORS as error:
             tell(f"Lapsed leases can't be looked for in Redis {self._link.place}, trying again", error)
             return self._scan_ms / 1000
+        if reclaimed:
+            # Whose lease has lapsed may still be connected, and be the one that is woken: it will not come.
+            self._quiet_until = 0.0
+            self._reader.interrupt()
+        return int(due_in) / 1000
 
     async def close(self) -> None:
         """See `Subscription`; a waiting `receive` returns `[]`.

@@ -191,7 +191,8 @@ def _read_common(masked: str, scheme: str, rest: str, allowed: frozenset[str]) -
             instead = _INSTEAD.get(name)
             if name in _TLS_PARAMETERS:
                 instead = "it is for TLS: write rediss://"
-            hint = f": {instead}" if instead else f".{did_you_mean(name, allowed)}"
+            near = did_you_mean(name, allowed)
+            hint = f": {instead}" if instead else near and f".{near}"
             raise _wrong(masked, f"has the parameter {name!r}, which is not known here{hint}")
     options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
     options.pop("connection_class", None)
@@ -216,4 +217,5 @@ def _try_options(address: Address) -> None:
 
 
 def _wrong(masked: str, what: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f"The URL {masked!r} {what}. Write {_FORMS}.")
+    end = "" if what.endswith("?") else "."
+    return ImproperlyConfigured(f"The URL {masked!r} {what}{end} Write {_FORMS}.")

@@ -10,7 +10,7 @@ STALE_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOW
 """Replies of a server that is not, or no longer, the one to talk to. It has not carried out the command."""
 _FULL_CODES: Final = frozenset({"OOM", "MISCONF"})
 _CODE: Final = re.compile(r"[A-Z][A-Z0-9]*")
-_CODE_IN_SCRIPT: Final = re.compile(r": -([A-Z][A-Z0-9]*) ")
+_CODE_IN_SCRIPT: Final = re.compile(r"script: ?\d+: -?([A-Z][A-Z0-9]+) ")
 
 
 class LinkClosed(Exception):  # noqa: N818 - says what the link is
@@ -51,6 +51,11 @@ class ReplyError(Exception):
         """True when another server should be asked, and this one has not carried out the command."""
         return self.code in STALE_CODES
 
+    @property
+    def is_full(self) -> bool:
+        """True when the server has no memory left, or can't write to its disk; it has not carried out the command."""
+        return self.code in _FULL_CODES
+
 
 def wants_password(place: str) -> ServerRefused:
     """Return the refusal of a server that asks for a password where the URL has none."""
@@ -83,7 +88,7 @@ def translating(place: str, translation: Translation) -> Generator[None]:
     except (LinkClosed, LinkDown, ServerRefused) as error:
         raise translation.connection(str(error)) from error
     except ReplyError as error:
-        if error.code in _FULL_CODES:
+        if error.is_full:
             raise translation.full(
                 f"Redis {place} has no room ({error}); nothing was stored. Give it memory (maxmemory) or disk, or "
                 "remove what is not needed."

@@ -63,6 +63,8 @@ class RedisLink:
         self._dialer = Dialer(self.address, timeout=connection_timeout)
         self.server: Server | None = None
         """What the server has said of itself when it was connected to last; None before `open`."""
+        self.holds_results = False
+        """Whether a result backend is made on it."""
         self._users = 0
         self._forget_loop()
 

@@ -21,6 +21,7 @@ class RedisBackend:
 
     def __init__(self, link: RedisLink) -> None:
         self.link = link
+        link.holds_results = True
         self._open = False
         self._hub: Hub | None = None
 

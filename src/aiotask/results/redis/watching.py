@@ -22,6 +22,8 @@ from aiotask.results.redis.reading import ERRORS, decode_row, read_rows
 
 LOOK_EVERY_S: Final = 5.0
 """With jitter. What is published may be missed without a word: results are never waited for by listening alone."""
+LEAVE_AT_ONCE: Final = 100
+"""So many channels that nobody follows any more are left together: each costs the server as much as one that is."""
 READ_AT_ONCE: Final = 500
 """Rows may be long; so many are read between what others ask of the same connection."""
 
@@ -185,7 +187,8 @@ class Hub:
             await self._to_subscribe.wait()
             self._to_subscribe.clear()
             while self._new:
-                await self._leave()
+                if len(self._left) >= LEAVE_AT_ONCE:
+                    await self._leave()
                 joining = self._joining = self._new
                 self._new = {}
                 try:

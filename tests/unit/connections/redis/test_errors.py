@@ -16,6 +16,8 @@ ERRORS = Translation(BrokerConnectionError, BrokerError, BrokerFull)
         ("READONLY You can't write against a read only replica. script: 55b2, on @user_script:1.", "READONLY"),
         ("ERR Error running script (call to f_55b2): @user_script:1: @user_script: 1: -READONLY You can't", "READONLY"),
         ("ERR Error running script (call to f_55b2): @user_script:1: @user_script: 1: -OOM command not", "OOM"),
+        ("ERR Error running script (call to f_55b2): @user_script:14: WRONGTYPE Operation against", "WRONGTYPE"),
+        ("ERR Error running script (call to f_55b2): @user_script:14: attempt to index a nil value", "ERR"),
         ("no code at all", ""),
         ("", ""),
     ],

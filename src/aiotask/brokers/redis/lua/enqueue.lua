@@ -1,4 +1,4 @@
--- Adds new messages, once, however often it is called for one batch.
+-- Adds new messages, once, however often it is called for one batch. `enqueue_first.lua` stands before all this.
 --
 -- KEYS   the prefixes of the queues
 -- ARGV   1  the sender's lane: batches of one lane are sent one after the other
@@ -8,14 +8,7 @@
 --          e  the entry
 --          s  the entry, when it is due, when it expires (see `publish`)
 -- reply  how many lines were not in use before
--- cost   an XADD or ZADD for each message, and about ten commands for the batch
-local lane = KEYS[1] .. 'pub:' .. ARGV[1]
--- The first write is refused when there is no memory, and with it all.
-local before = redis.call('SET', lane, ARGV[2], 'EX', 60, 'GET')
-if before and tonumber(before) >= tonumber(ARGV[2]) then
-  redis.call('SET', lane, before, 'EX', 60)
-  return 0
-end
+-- cost   an XADD or ZADD for each message, and four to about ten commands for the batch
 local at = 3
 while ARGV[at] do
   local prefix, line, kind, count = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])

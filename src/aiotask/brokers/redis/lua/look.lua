@@ -4,12 +4,13 @@
 -- ARGV   1  the consumer, '<lease in ms>:<name>'
 --        2  how long it counts as present, ms
 --        3  how long until it looks again at the latest, ms
--- reply  how many ms until the next look is due
+-- reply  how many ms until the next look is due, how many messages were reclaimed
 -- cost   three commands for each queue; where nobody else has looked, three more and one for each line, two for each
 --        consumer that has messages, five for each message that is reclaimed
 local EMPTY_AFTER = 60000 -- a consumer without messages is forgotten after a lease and so long
 
 local consumer, interval = ARGV[1], tonumber(ARGV[3])
+local reclaimed = 0
 
 -- Takes the messages of a consumer whose lease has lapsed, and puts them ahead of all. A start of one is a loss.
 local function reclaim_lapsed(prefix, key, name, lapsed)
@@ -17,6 +18,7 @@ local function reclaim_lapsed(prefix, key, name, lapsed)
   for _, pending in ipairs(lapsed) do
     move(prefix, key, pending[1], 'r', started)
   end
+  reclaimed = reclaimed + #lapsed
   wake(prefix)
 end
 
@@ -85,4 +87,4 @@ for _, prefix in ipairs(KEYS) do
   redis.call('ZADD', prefix .. 'consumers', now + ARGV[2], consumer)
   next_look = math.min(next_look, reclaim(prefix))
 end
-return next_look
+return {next_look, reclaimed}

@@ -76,7 +76,7 @@ local function counted(fields, losses, deliveries)
   local again = {}
   for at = 1, #fields, 2 do
     if fields[at] == 'n' then
-      local lost, delivered = string.match(fields[at + 1], '^(%d+):(%d+)$')
+      local lost, delivered = string.match(string.sub(fields[at + 1], 1, 20), '^(%d+):(%d+)$')
       losses, deliveries = losses + (lost or 0), deliveries + (delivered or 0)
     else
       again[#again + 1], again[#again + 2] = fields[at], fields[at + 1]
@@ -202,6 +202,7 @@ end
 
 -- Puts a message that is handed out at the end of another line, with another id: who had it has it no longer.
 local function move(prefix, key, id, line, losses)
+  redis.call('XLEN', prefix .. 's:' .. line) -- raises before anything is done where the message can't go
   local fields = taken_back(key, id)
   if fields then
     add(prefix, line, counted(fields, losses, 1))

@@ -23,8 +23,9 @@ for at, prefix in ipairs(KEYS) do
   end
   local in_use = redis.call('ZRANGE', prefix .. 'lines', 0, -1, 'WITHSCORES')
   for place = 1, #in_use, 2 do
-    if in_use[place] ~= 'u' then
-      lines[#lines + 1] = {tonumber(in_use[place + 1]), at, in_use[place]}
+    local line = in_use[place]
+    if line == 'r' or string.match(line, '^%dr?$') then -- 'u' is unpark's, and anything else another program's
+      lines[#lines + 1] = {tonumber(in_use[place + 1]), at, line}
     end
   end
 end

@@ -62,6 +62,24 @@ function ended.dead(prefix, _, id, letter)
   redis.call('XADD', prefix .. 'dead', '*', 'i', id, 'e', letter)
 end
 
+local writable = {}
+
+-- By name, whether the message can go where it is to go: raises where it can't, before it is taken from where it is.
+function writable.ack() end
+
+function writable.release(prefix, line, delay_ms)
+  redis.call(delay_ms == '0' and 'XLEN' or 'ZCARD', prefix .. (delay_ms == '0' and 's:' .. line or 'delayed'))
+end
+
+function writable.park(prefix, name)
+  redis.call('SCARD', prefix .. 'parked')
+  redis.call('ZCARD', prefix .. 'p:' .. name)
+end
+
+function writable.dead(prefix)
+  redis.call('XLEN', prefix .. 'dead')
+end
+
 while ARGV[at] do
   local prefix, line, kind, count = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   local key = prefix .. 's:' .. line
@@ -70,6 +88,11 @@ while ARGV[at] do
     for _ = 1, count do
       local id, row, action = ARGV[at], ARGV[at + 1], ARGV[at + 4]
       local follow_ups = tonumber(ARGV[at + 8])
+      writable[action](prefix, ARGV[at + 5], ARGV[at + 6])
+      for each = at + 9, at + 8 + 5 * follow_ups, 5 do
+        opened(KEYS[tonumber(ARGV[each])])
+        redis.call('XLEN', KEYS[tonumber(ARGV[each])] .. 's:' .. ARGV[each + 1])
+      end
       local fields = taken_back(key, id)
       if fields == nil then
         refused[#refused + 1] = place

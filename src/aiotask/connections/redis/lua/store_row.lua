@@ -28,6 +28,6 @@ local function store_row(key, data, expires_ms)
       redis.call('SET', key, data, 'PX', expires_ms)
     end
   end
-  redis.call('PUBLISH', key, data)
+  redis.pcall('PUBLISH', key, data) -- whoever waits looks from time to time; what is done must not end halfway for it
   return true
 end

@@ -1,0 +1,87 @@
+"""Steps of the Redis broker that only their cost, or their repetition, shows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.servers.redis import RedisServer
+
+from aiotask.brokers.redis import RedisBroker
+from aiotask.brokers.redis.keys import Keys
+from aiotask.brokers.redis.packing import pack_envelopes
+from aiotask.brokers.redis.scripts import ENQUEUE
+from aiotask.connections.redis import RedisLink
+from aiotask.message import Envelope
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+async def broker(redis_server: RedisServer) -> AsyncIterator[RedisBroker]:
+    broker = RedisBroker(RedisLink(redis_server.url()))
+    await broker.open()
+    yield broker
+    await broker.close()
+
+
+def envelope(id_: str, **times: float) -> Envelope:
+    return Envelope(id_, "mail", b"body", "type", **times)
+
+
+def scripts_run(server: RedisServer) -> int:
+    with server.client() as client:
+        stats = client.info("commandstats")
+    return sum(stats.get(name, {"calls": 0})["calls"] for name in ("cmdstat_eval", "cmdstat_evalsha"))
+
+
+async def until_blocked(server: RedisServer) -> None:
+    with server.client() as client:
+        async with asyncio.timeout(PATIENCE_S):
+            while not client.info("clients")["blocked_clients"]:
+                await asyncio.sleep(0)
+
+
+async def test_receive_asks_only_when_it_is_woken_when_nothing_was_left(
+    redis_server: RedisServer, broker: RedisBroker
+) -> None:
+    subscription = await broker.subscribe(["mail"], consumer="c", lease=60.0, max_losses=4)
+    received = []
+    for number in range(2):
+        before = scripts_run(redis_server)
+        receiving = asyncio.create_task(subscription.receive(10, PATIENCE_S))
+        await until_blocked(redis_server)
+        assert scripts_run(redis_server) - before == (1 if number == 0 else 0)
+        await broker.publish([envelope(str(number))])
+        received += [each.id for each in await receiving]
+    assert received == ["0", "1"]
+
+
+async def test_receive_asks_at_once_when_as_many_came_as_were_asked_for(broker: RedisBroker) -> None:
+    subscription = await broker.subscribe(["mail"], consumer="c", lease=60.0, max_losses=4)
+    await broker.publish([envelope("first"), envelope("second")])
+    assert [each.id for each in await subscription.receive(1, PATIENCE_S)] == ["first"]
+    assert [each.id for each in await subscription.receive(1, PATIENCE_S)] == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("before", "batch"),
+    [
+        ([], [envelope("new line")]),
+        ([envelope("a")], [envelope("b"), envelope("c")]),
+        ([envelope("a"), envelope("later", delay_s=60.0)], [envelope("beside a delayed one")]),
+        ([envelope("a")], [envelope("b"), envelope("expires", ttl_s=60.0)]),
+    ],
+    ids=["first", "line in use", "delayed", "two runs"],
+)
+async def test_batch_is_stored_once_when_it_is_sent_twice(
+    redis_server: RedisServer, broker: RedisBroker, before: list[Envelope], batch: list[Envelope]
+) -> None:
+    if before:
+        await broker.publish(before)
+    stored = redis_server.call("XLEN", "aiotask:{mail}:s:5")
+    parcel = pack_envelopes(Keys("aiotask"), batch)
+    for _ in range(2):
+        await broker.link.run(ENQUEUE, parcel.prefixes, ("lane", 1, *parcel.args))
+    assert redis_server.call("XLEN", "aiotask:{mail}:s:5") == stored + len(batch)
+    await broker.link.run(ENQUEUE, parcel.prefixes, ("lane", 2, *parcel.args))
+    assert redis_server.call("XLEN", "aiotask:{mail}:s:5") == stored + 2 * len(batch)
