@@ -7,7 +7,7 @@ messages for a while, and the names are those of all of them.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ Pair = tuple[str, str]
 
 _TAKEN: Final = 403
 _AGAIN_S: Final = 0.02
+_ARGUMENTS: Final[Mapping[str, Any]] = {"x-queue-type": "quorum"}
 _decode = msgspec.json.Decoder(list[Pair]).decode
 
 
@@ -33,6 +34,11 @@ class Directory:
         self._name = server_name(f"{link.key_prefix}.queues")
         self._lock = server_name(f"{link.key_prefix}.queues.lock")
 
+    @property
+    def made(self) -> Mapping[str, Mapping[str, Any]]:
+        """The server's queues that it consists of, and what they are made with."""
+        return {self._name: _ARGUMENTS, self._lock: {}}
+
     async def note(self, queue: str, line: str) -> None:
         """Put a pair on the list, if it is not there.
 
@@ -41,7 +47,7 @@ class Directory:
             ChannelError: It refuses.
         """
         async with self._locked(), self._channel(confirms=True) as channel:
-            await channel.declare_queue(self._name, {"x-queue-type": "quorum"})
+            await channel.declare_queue(self._name, _ARGUMENTS)
             pairs, tags = await self._all(channel)
             if (queue, line) in pairs:
                 return
@@ -49,6 +55,8 @@ class Directory:
             message = Message(self._name, listed, os.urandom(8).hex())
             [error] = await channel.publish([message], self._link.command_timeout_s)
             if error is not None:
+                if channel.lost.done() and isinstance(channel.lost.result(), ChannelError):
+                    raise channel.lost.result()  # the user may not publish
                 raise LinkDown(f"RabbitMQ {self._link.place} did not confirm the name of a queue.", sent=True)
             channel.acknowledge([(tag, False) for tag in tags])
             await channel.flush()
@@ -59,7 +67,7 @@ class Directory:
         Cost: some round trips.
         """
         async with self._locked(), self._channel() as channel:
-            await channel.declare_queue(self._name, {"x-queue-type": "quorum"})
+            await channel.declare_queue(self._name, _ARGUMENTS)
             pairs, _ = await self._all(channel)
             return pairs
 
@@ -68,7 +76,7 @@ class Directory:
         tags: list[int] = []
         while (message := await channel.get(self._name)) is not None:
             pairs.update(_decode(message.body))
-            tags.append(message.delivery.delivery_tag)
+            tags.append(message.tag)
         return pairs, tags
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aiotask.brokers.amqp.names import Make, Source, server_name
+from aiotask.brokers.amqp.names import Kind, Make, Source, server_name
 from aiotask.connections.amqp import AmqpChannel, Message
 from aiotask.exceptions import ImproperlyConfigured
 from aiotask.message import DEAD_BODY_BYTES, DEFAULT_PRIORITY, DeadLetter, Delivery, Envelope
@@ -61,6 +61,8 @@ class Letter(msgspec.Struct, array_like=True):
     priority: int = DEFAULT_PRIORITY
 
 
+SUSPECT_LOSSES: Final = 2
+"""What was lost so often is no longer started from where everything waits: it is moved to the suspects."""
 _SERVERS_COUNT: Final = "x-delivery-count"
 """In what quorum queues deliver again."""
 _LETTER: Final = "aiotask-letter"
@@ -109,14 +111,14 @@ class Receipt:
 
     def __init__(self, channel: AmqpChannel, source: Source, message: Any, consumer: Any, line: str | None) -> None:
         """Read what the server has sent."""
-        properties = message.header.properties
+        properties = message.properties
         headers = properties.headers or None
         self.channel: AmqpChannel = channel
         self.source = source
         self.consumer = consumer
         self.line = line
-        self.tag: int = message.delivery.delivery_tag
-        self.redelivered: bool = message.delivery.redelivered
+        self.tag: int = message.tag
+        self.redelivered: bool = message.redelivered
         self.body: bytes = message.body
         self.content_type: str = properties.content_type or ""
         self.message_id: str = properties.message_id or os.urandom(8).hex()
@@ -125,7 +127,11 @@ class Receipt:
         """Whether the server has counted how often it gave the message back: in `facts` by now."""
         if self.redelivered and headers is not None and _SERVERS_COUNT in headers:
             self.counted = True
-            self.lost_again(int(headers[_SERVERS_COUNT]))
+            times = int(headers[_SERVERS_COUNT])
+            if source.kind is not Kind.SUSPECTS:
+                # Lost more often it waited to be moved there, and had not started.
+                times = min(times, max(0, SUSPECT_LOSSES - self.facts.losses))
+            self.lost_again(times)
         ours = properties.app_id == FACTS
         self.headers: dict[str, Any] | None = None
         self.properties: dict[str, Any] | None = None
@@ -210,7 +216,8 @@ class Packer:
             )
         facts = _NONE
         if expires_at is not None or priority != DEFAULT_PRIORITY:
-            facts = Facts(expires_at=expires_at, priority=priority)
+            # What one of Celery's has for a priority is among its properties, and not told twice.
+            facts = Facts(expires_at=expires_at, priority=None if priority == DEFAULT_PRIORITY else priority)
         return self._message(
             server_name(envelope.queue),
             envelope.id,
@@ -273,7 +280,7 @@ class Packer:
 
 def read_letter(queue: str, message: Any, receipt: Receipt) -> DeadLetter:
     """Return the dead letter that a message of a queue's dead letters is."""
-    packed = (message.header.properties.headers or {}).get(_LETTER)
+    packed = (message.properties.headers or {}).get(_LETTER)
     try:
         letter = _decode_letter(packed or "")
     except msgspec.DecodeError:  # put there by somebody else, the server perhaps

@@ -78,8 +78,8 @@ class Remote:
         return channel
 
     async def _hear(self, channel: AmqpChannel, message: Any) -> None:
-        channel.acknowledge([(message.delivery.delivery_tag, False)])
-        headers = message.header.properties.headers or {}
+        channel.acknowledge([(message.tag, False)])
+        headers = message.properties.headers or {}
         command = read_command(message.body, headers, self._node, time.time())
         if command is None:
             return

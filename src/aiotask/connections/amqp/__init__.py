@@ -13,6 +13,7 @@ from aiotask.connections.amqp.errors import (
 )
 from aiotask.connections.amqp.frames import Message
 from aiotask.connections.amqp.link import AmqpLink
+from aiotask.connections.amqp.received import Received
 
 __all__ = [
     "AmqpChannel",
@@ -24,6 +25,7 @@ __all__ = [
     "NotRouted",
     "NotTaken",
     "QueueState",
+    "Received",
     "ServerBlocked",
     "ServerRefused",
     "Translation",

@@ -1,29 +1,36 @@
 """A channel of a link: publishes batches with confirms, acknowledges batches, declares, consumes.
 
-It stands on aio-pika's channel under it (aiormq), whose way of sending costs a task and several futures per message.
+It stands on aio-pika's channel under it (aiormq), which opens, asks and declares. Messages, confirms and
+acknowledgements go past that, by the wire: there each of them costs tasks and futures.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeVar
 
-from aiormq.abc import ChannelFrame, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelClosed
-from aiormq.exceptions import PublishError as ReturnedError
 
 from aiotask.connections.amqp.errors import ChannelError, LinkDown
 from aiotask.connections.amqp.frames import Message, ack_frames, publish_frames
+from aiotask.connections.amqp.received import Inbox, Received
+from aiotask.connections.amqp.wire import Wire
 
 T = TypeVar("T")
 
-Consume = Callable[[DeliveredMessage], Awaitable[None]]
+Consume = Callable[[Received], Coroutine[Any, Any, None] | None]
 
 _WRITE_BYTES: Final = 256 * 1024
 """So much goes into one write at most: the loop has other things to do."""
 
+_log = logging.getLogger(__name__)
+
 _CODES: Final = {"ChannelAccessRefused": 403, "ChannelNotFoundEntity": 404, "ChannelLockedResource": 405}
+_DISABLED: Final = "feature flag is disabled"
+"""What a server says that was upgraded, and not told to use what it can do since: quorum queues, say."""
 
 
 class NotRouted(Exception):  # noqa: N818 - says what the message is
@@ -44,11 +51,12 @@ class QueueState(NamedTuple):
 class _Batch:
     """The confirms that a call of `publish` waits for."""
 
-    __slots__ = ("done", "left", "outcomes")
+    __slots__ = ("done", "left", "messages", "outcomes")
 
-    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.left = count
-        self.outcomes: list[Exception | None] = [LinkDown("", sent=True)] * count
+    def __init__(self, messages: Sequence[Message], loop: asyncio.AbstractEventLoop) -> None:
+        self.messages = messages
+        self.left = len(messages)
+        self.outcomes: list[Exception | None] = [LinkDown("", sent=True)] * self.left
         self.done: asyncio.Future[None] = loop.create_future()
 
     def settle(self, position: int, outcome: Exception | None) -> None:
@@ -58,60 +66,34 @@ class _Batch:
             self.done.set_result(None)
 
 
-class _Confirm:
-    """Stands where the driver keeps a future for each message that is not confirmed."""
-
-    __slots__ = ("_batch", "_position", "_settled", "forget")
-
-    def __init__(self, batch: _Batch, position: int, forget: Callable[[], object]) -> None:
-        self._batch = batch
-        self._position = position
-        self._settled = False
-        self.forget = forget
-
-    def done(self) -> bool:
-        return self._settled
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, _: Any) -> None:
-        self._settle(None)
-
-    def set_exception(self, error: BaseException) -> None:
-        if isinstance(error, ReturnedError):
-            self._settle(NotRouted())
-        else:
-            self._settle(NotTaken())
-
-    def _settle(self, outcome: Exception | None) -> None:
-        if not self._settled:
-            self._settled = True
-            self.forget()
-            self._batch.settle(self._position, outcome)
-
-
 class AmqpChannel:
     """One channel. Once it is closed it stays so; whoever uses it asks the link for another."""
 
-    def __init__(self, channel: Any, *, timeout: float, place: str) -> None:
+    def __init__(self, channel: Any, wire: Wire, *, timeout: float, place: str) -> None:
         """Take an open channel of the driver's.
 
         Args:
             channel: With confirms, if it is to publish.
+            wire: Of its connection.
             timeout: Seconds that the server may take to answer.
             place: The masked URL.
         """
         self._channel: Any = channel
+        self._wire = wire
+        self._number: int = channel.number
+        self._inbox = Inbox(self._confirmed, self._returned)
+        wire.inboxes[self._number] = self._inbox
+        self._published = 0
+        """The number that the server knows the last message by."""
+        self._unconfirmed: dict[int, tuple[_Batch, int]] = {}
+        """By their numbers, in their order."""
         self._timeout_s = timeout
         self._place = place
         self._loop = asyncio.get_running_loop()
         self._batches: set[_Batch] = set()
         self._prefetch: int | None = None
-        self._writing = asyncio.Lock()
         self._asking: set[asyncio.Task[Any]] = set()
         self._acks: list[bytes] = []
-        self._acking: asyncio.Task[None] | None = None
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
         """Done once the channel is closed, by whomever; its result says why."""
         channel.closing.add_done_callback(self._on_closed)
@@ -121,10 +103,22 @@ class AmqpChannel:
         """True until it is known to be closed."""
         return not self.lost.done()
 
+    @property
+    def ended(self) -> bool:
+        """True once it is closed, or its connection has ended, which is a moment before that is known to close it.
+
+        What it has delivered the server gives to others from then on.
+        """
+        return self._wire.ended or self.lost.done()
+
     def _on_closed(self, closing: "asyncio.Future[Any]") -> None:
         error = None if closing.cancelled() else closing.exception()
         if not self.lost.done():
             self.lost.set_result(self._translated(error))
+        if self._wire.inboxes.get(self._number) is self._inbox:
+            del self._wire.inboxes[self._number]
+        self._inbox.consumers.clear()
+        self._unconfirmed.clear()
         for batch in self._batches:
             if not batch.done.done():
                 batch.done.set_result(None)
@@ -136,6 +130,8 @@ class AmqpChannel:
         if isinstance(error, ChannelClosed) and error.args and isinstance(error.args[0], int):
             return ChannelError(str(error.args[-1]), error.args[0])
         said = f": {error}" if error is not None and str(error) else ""
+        if _DISABLED in said:  # it closes the connection; to try again would be refused again
+            return ChannelError(str(error), 541)
         return LinkDown(f"The connection to RabbitMQ {self._place} was lost{said}.", sent=True)
 
     # ---- publishing ----
@@ -151,80 +147,99 @@ class AmqpChannel:
 
         Cost: one round trip for the batch.
         """
-        channel = self._channel
-        number, confirmations, tags = channel.number, channel.confirmations, channel.message_id_delivery_tag
-        frame_max = channel.connection.connection_tune.frame_max
-        framed = [publish_frames(number, message, frame_max) for message in messages]
+        frame_max = self._channel.connection.connection_tune.frame_max
+        framed = [publish_frames(self._number, message, frame_max) for message in messages]
         if not self.usable:
             return [LinkDown("The channel is closed.", sent=False)] * len(messages)
-        batch = _Batch(len(messages), self._loop)
+        batch = _Batch(messages, self._loop)
         self._batches.add(batch)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    async with self._writing:  # what is numbered first is written first
-                        tag = channel.delivery_tag
-                        for position, message in enumerate(messages):
-                            tag += 1
-                            message_id = (message.properties or {}).get("message_id", message.message_id)
-                            tags[message_id] = tag
-                            confirmations[tag] = _Confirm(batch, position, partial(tags.pop, message_id, None))
-                        channel.delivery_tag = tag
-                        await self._write_all(framed)
+                    await self._write_all(batch, framed)
                     await batch.done
         finally:
             self._batches.discard(batch)
+            if batch.left and self.usable:
+                self._give_up(batch)
         return batch.outcomes
 
-    async def _write_all(self, framed: Sequence[bytes]) -> None:
+    async def _write_all(self, batch: _Batch, framed: Sequence[bytes]) -> None:
+        """Number and write; other batches may come in between, since what is numbered is written at once."""
         parts: list[bytes] = []
         size = 0
-        try:
-            for part in framed:
-                parts.append(part)
-                size += len(part)
-                if size >= _WRITE_BYTES:
-                    await self._write(b"".join(parts))
-                    parts, size = [], 0
-            if parts:
-                await self._write(b"".join(parts))
-        except BaseException:
-            # Numbered and not sent: from here on the server counts otherwise than we do.
-            self.abandon("a write to it was cut off")
-            raise
+        unconfirmed, number = self._unconfirmed, self._published
+        last = len(framed) - 1
+        for position, part in enumerate(framed):
+            number += 1
+            unconfirmed[number] = batch, position
+            parts.append(part)
+            size += len(part)
+            if size >= _WRITE_BYTES or position == last:
+                self._published = number
+                self._wire.write(b"".join(parts))
+                parts, size = [], 0
+                if self._wire.congested:
+                    with suppress(OSError):  # the driver finds out as well, and closes the channel
+                        await self._wire.drain()
+                    if not self.usable:
+                        return
+                number = self._published
 
-    async def _write(self, payload: bytes) -> None:
-        await self._channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+    def _give_up(self, batch: _Batch) -> None:
+        """Wait no longer for the confirms of a batch; they may come all the same."""
+        for number in [number for number, (whose, _) in self._unconfirmed.items() if whose is batch]:
+            del self._unconfirmed[number]
+
+    def _confirmed(self, number: int, multiple: bool, stored: bool) -> None:
+        """Note what the server says of a message, or of all up to it."""
+        unconfirmed = self._unconfirmed
+        numbers = [number]
+        if multiple:
+            numbers = list(takewhile(number.__ge__, unconfirmed))
+        for one in numbers:
+            found = unconfirmed.pop(one, None)
+            if found is not None:
+                found[0].settle(found[1], None if stored else NotTaken())
+
+    def _returned(self, message_id: str) -> None:
+        """Note that a message reached no queue. The server confirms it as well, and says nothing of its number."""
+        for number, (batch, position) in self._unconfirmed.items():
+            message = batch.messages[position]
+            if (message.properties or {}).get("message_id", message.message_id) == message_id:
+                del self._unconfirmed[number]
+                batch.settle(position, NotRouted())
+                return
 
     # ---- consuming ----
 
-    def acknowledge(self, tags: Sequence[tuple[int, bool]]) -> None:
+    def acknowledge(self, tags: Sequence[tuple[int, bool]], *, at_once: bool = False) -> None:
         """Acknowledge deliveries: each a tag, and whether all before it are meant, too. In the order of the calls.
 
-        Not waited for: what does not arrive comes again.
+        Not waited for: what does not arrive comes again. What goes out `at_once` arrives though this process is killed.
         """
         if not tags or not self.usable:
             return
-        self._acks.append(ack_frames(self._channel.number, tags))
-        if self._acking is None:
-            self._acking = self._loop.create_task(self._write_acks(), name="aiotask AMQP acknowledgements")
+        if not self._acks:
+            self._loop.call_soon(self._write_acks)  # with all that come in this iteration of the loop
+        self._acks.append(ack_frames(self._number, tags))
+        if at_once:
+            self._write_acks()
 
-    async def _write_acks(self) -> None:
-        try:
-            while self._acks and self.usable:
-                acks, self._acks = b"".join(self._acks), []
-                await self._write(acks)
-        finally:
-            self._acking = None
+    def _write_acks(self) -> None:
+        acks, self._acks = self._acks, []
+        if acks and self.usable:
+            self._wire.write(b"".join(acks))
 
     async def flush(self) -> None:
         """Wait until the server has had all acknowledgements."""
-        if self._acking is not None:
-            await asyncio.wait([self._acking])
+        self._write_acks()
         await self.ask()
 
     async def consume(self, queue: str, take: Consume, tag: str, *, prefetch: int, exclusive: bool = False) -> None:
-        """Begin to consume: `take` is awaited for each message. `exclusive` is refused (403) to all but one.
+        """Begin to consume: `take` is called for each message. `exclusive` is refused (403) to all but one.
+
+        A coroutine that it returns becomes a task.
 
         Raises:
             ChannelError, LinkDown: It can't be.
@@ -234,22 +249,40 @@ class AmqpChannel:
         if self._prefetch != prefetch:
             await self._asked(self._channel.basic_qos(prefetch_count=prefetch, timeout=self._timeout_s))
             self._prefetch = prefetch
+        self._inbox.consumers[tag.encode()] = partial(self._hand, take)
         await self._asked(
-            self._channel.basic_consume(queue, take, consumer_tag=tag, exclusive=exclusive, timeout=self._timeout_s)
+            self._channel.basic_consume(queue, _nobody, consumer_tag=tag, exclusive=exclusive, timeout=self._timeout_s)
         )
+
+    def _hand(self, take: Consume, message: Received) -> None:
+        if not self.usable:
+            return
+        try:
+            more = take(message)
+        except Exception:  # noqa: BLE001 - one message must not end the connection
+            _log.exception("What has come from RabbitMQ %s could not be taken.", self._place)
+            return
+        if more is not None:
+            task = self._loop.create_task(more)
+            self._asking.add(task)
+            task.add_done_callback(self._asked_for)
 
     async def cancel(self, tag: str) -> None:
         """Consume no more; what was sent before that has come when this returns."""
         await self._asked(self._channel.basic_cancel(tag, timeout=self._timeout_s))
+        self._inbox.consumers.pop(tag.encode(), None)
 
     def on_cancel(self, told: Callable[[str], None]) -> None:
         """Tell `told` the tag of each consumer that the server ends, its queue being gone."""
         self._channel.on_consumer_cancel_callbacks.add(lambda frame: told(frame.consumer_tag))
 
-    async def get(self, queue: str) -> Any:
+    async def get(self, queue: str) -> Received | None:
         """Take the first message of a queue, unacknowledged; None when it is empty."""
         message = await self._asked(self._channel.basic_get(queue, timeout=self._timeout_s))
-        return message if message.delivery.name == "Basic.GetOk" else None
+        if message.delivery.name != "Basic.GetOk":
+            return None
+        delivery = message.delivery
+        return Received(delivery.delivery_tag, delivery.redelivered, message.header.properties, message.body)
 
     # ---- topology ----
 
@@ -295,6 +328,10 @@ class AmqpChannel:
         """Bind an exchange to another. Idempotent."""
         await self._asked(self._channel.exchange_bind(exchange, source, routing_key=key, timeout=self._timeout_s))
 
+    async def delete_queue(self, queue: str) -> None:
+        """Drop a queue with all that waits in it. Idempotent."""
+        await self._asked(self._channel.queue_delete(queue, timeout=self._timeout_s))
+
     async def purge(self, queue: str) -> int:
         """Drop what waits in a queue; return how many."""
         ok = await self._asked(self._channel.queue_purge(queue, timeout=self._timeout_s))
@@ -335,7 +372,7 @@ class AmqpChannel:
         except (AMQPError, OSError, RuntimeError) as error:
             raise (self.lost.result() if self.lost.done() else self._translated(error)) from error
         except asyncio.CancelledError as error:
-            if not asking.cancelled():
+            if not asking.cancelled() or _is_cancelled():
                 raise
             # The driver ends what waits on a channel that is closed by cancelling it.
             raise (self.lost.result() if self.lost.done() else self._translated(None)) from error
@@ -344,3 +381,13 @@ class AmqpChannel:
         self._asking.discard(asking)
         if not asking.cancelled():
             asking.exception()  # whoever asked has gone, maybe
+
+
+async def _nobody(_: object) -> None:
+    """Stands where the driver has who takes its messages: they do not come to it."""
+
+
+def _is_cancelled() -> bool:
+    """Tell whether the running task is to end: an event loop that ends cancels what it waits for, too."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

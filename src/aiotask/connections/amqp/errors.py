@@ -36,7 +36,8 @@ class ChannelError(Exception):
     """The server has closed a channel, since it would not do what it was asked to. Its text is the server's.
 
     Attributes:
-        code: AMQP's: 403 not allowed, 404 not there, 405 somebody else's alone, 406 not as it was declared.
+        code: AMQP's: 403 not allowed, 404 not there, 405 somebody else's alone, 406 not as it was declared, 541 not
+            enabled (it closes the connection then).
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -59,6 +60,7 @@ _WHAT_TO_DO = {
     403: "Give the user the permission: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ.",
     405: "Another program uses it alone (exclusive); use another name.",
     406: "Another program has made it otherwise; delete it, use another name, or set up as that program does.",
+    541: "Delays and the list of queues need quorum queues. Enable them: rabbitmqctl enable_feature_flag all.",
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, TypeAlias
@@ -13,6 +14,7 @@ from aiotask.connections.amqp.address import read_url
 from aiotask.connections.amqp.channel import AmqpChannel
 from aiotask.connections.amqp.errors import LinkClosed, LinkDown, ServerRefused, Translation, translating
 from aiotask.connections.amqp.refusals import check_server, refused
+from aiotask.connections.amqp.wire import Wire, WireFactory
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
 
@@ -21,6 +23,7 @@ Observer: TypeAlias = Callable[[bool], None]
 
 PROBE_S: Final = 5.0
 """A server that says nothing is asked so often whether it is there: heartbeats take minutes to miss it."""
+_TURNS: Final = 20
 
 _log = logging.getLogger(__name__)
 
@@ -55,11 +58,14 @@ class AmqpLink:
         self.address = read_url(url, heartbeat=heartbeat)
         self.place = self.address.masked
         """The URL with its password masked, for messages."""
+        self.heartbeat_s = float(self.address.url.query["heartbeat"])
+        """A server that has heard nothing for two or three of them gives to others what it had given us."""
         self.key_prefix = key_prefix
         self.connection_timeout_s = connection_timeout
         self.command_timeout_s = command_timeout
         self._again = (url, connection_timeout, command_timeout, heartbeat, key_prefix)
         self._users = 0
+        self._closing: set[asyncio.Task[None]] = set()
         self._forget_loop()
 
     def __repr__(self) -> str:
@@ -84,6 +90,8 @@ class AmqpLink:
         self._gone: asyncio.Future[str] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._changed = Signal()
+        self.answered_mono = 0.0
+        """When the server is known to have been there last."""
         self._observers: list[Observer] = []
 
     @property
@@ -129,7 +137,15 @@ class AmqpLink:
         if self._loop is not asyncio.get_running_loop():  # that loop is gone, and all that was on it
             self._forget_loop()
             return
+        closing = self._loop.create_task(self._close(), name=f"aiotask link to {self.place} closes")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.shield(closing)  # whoever is cancelled here leaves no connection behind
+
+    async def _close(self) -> None:
         async with self._opening:
+            if self._users:
+                return  # opened again meanwhile
             keeper, self._keeper = self._keeper, None
             if keeper is None:
                 return
@@ -141,6 +157,7 @@ class AmqpLink:
             self._changed.fire()
             if connection is not None:
                 await self._drop(connection)
+                await _let_the_driver_end()
 
     # ---- channels ----
 
@@ -157,14 +174,15 @@ class AmqpLink:
 
         Cost: one round trip, two with `confirms`.
         """
-        connection = await self._wait_up(wait)
+        connection: Any = await self._wait_up(wait)
         try:
             async with asyncio.timeout(self.command_timeout_s):
-                channel = await connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-                under = await channel.get_underlay_channel()
+                # Not an aio-pika one: each leaves a callback with the connection, and a task where a loop ends.
+                under = await connection.transport.connection.channel(publisher_confirms=confirms)
         except (AMQPError, OSError, RuntimeError, TimeoutError, aio_pika.exceptions.AMQPException) as error:
             raise LinkDown(f"RabbitMQ {self.place} opens no channel ({error!r}).", sent=False) from error
-        return AmqpChannel(under, timeout=self.command_timeout_s, place=self.place)
+        wire: Wire = connection.kwargs["transport_factory"].wire
+        return AmqpChannel(under, wire, timeout=self.command_timeout_s, place=self.place)
 
     def translating(self, translation: Translation) -> AbstractContextManager[None]:
         """Raise the adapter's errors for those of the link."""
@@ -221,15 +239,11 @@ class AmqpLink:
             self._abort(self._connection)
 
     async def _connect(self) -> None:
-        connection: Any = aio_pika.Connection(self.address.url)
+        connecting = asyncio.get_running_loop().create_task(self._handshake(), name=f"aiotask connects to {self.place}")
         try:
-            async with asyncio.timeout(self.connection_timeout_s):
-                await connection.connect()
-            check_server(self.place, connection.transport.connection.server_properties)
-        except BaseException as error:
-            await self._drop(connection)
-            if isinstance(error, (AMQPError, OSError, TimeoutError, ValueError, asyncio.IncompleteReadError)):
-                raise refused(self.address, error, self.connection_timeout_s) from error
+            connection = await asyncio.shield(connecting)
+        except asyncio.CancelledError:  # the driver would leave behind what is half connected
+            connecting.add_done_callback(self._drop_unused)
             raise
         gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -241,11 +255,38 @@ class AmqpLink:
 
         connection.transport.connection.closing.add_done_callback(closed)
         self._connection, self._gone = connection, gone
+        self.answered_mono = time.monotonic()
         self._changed.fire()
         self._tell(up=True)
 
+    def _drop_unused(self, connecting: "asyncio.Task[Any]") -> None:
+        if not connecting.cancelled() and connecting.exception() is None:
+            dropping = connecting.get_loop().create_task(self._drop(connecting.result()))
+            self._closing.add(dropping)
+            dropping.add_done_callback(self._closing.discard)
+
+    async def _handshake(self) -> Any:
+        connection: Any = aio_pika.Connection(self.address.url)
+        connection.kwargs["transport_factory"] = WireFactory()
+        try:
+            async with asyncio.timeout(self.connection_timeout_s):
+                await connection.connect()
+            check_server(self.place, connection.transport.connection.server_properties)
+        except BaseException as error:
+            await self._drop(connection)
+            if isinstance(error, (AMQPError, OSError, TimeoutError, ValueError, asyncio.IncompleteReadError)):
+                raise refused(self.address, error, self.connection_timeout_s) from error
+            raise
+        return connection
+
     async def _keep(self) -> None:
         """See to it that there is a connection, until cancelled."""
+        try:
+            await self._keep_connected()
+        finally:  # a loop that ends cancels the driver's tasks too
+            await _let_the_driver_end()
+
+    async def _keep_connected(self) -> None:
         loop = asyncio.get_running_loop()
         while (gone := self._gone) is not None:
             await self._watch(gone)
@@ -268,6 +309,7 @@ class AmqpLink:
                 if channel is None or not channel.usable:
                     channel = await self.channel()
                 await channel.ask()
+                self.answered_mono = time.monotonic()
             except (LinkDown, LinkClosed) as error:
                 if not gone.done() and not self.blocked:
                     gone.set_result(str(error).rstrip("."))
@@ -321,3 +363,9 @@ class AmqpLink:
                 )
             await self._changed.wait(max(0.001, deadline - now()))
         raise LinkClosed(f"The link to RabbitMQ {self.place} is not open. Open the app first.")
+
+
+async def _let_the_driver_end() -> None:
+    """Let the driver's tasks end that a connection's end has started: nothing is to be left running."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)

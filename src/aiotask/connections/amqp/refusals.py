@@ -1,6 +1,7 @@
 """Says why a RabbitMQ can't be used, and what to do. No I/O."""
 
 import re
+import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -35,6 +36,14 @@ def refused(address: Address, error: BaseException, timeout_s: float) -> ServerR
             f"RabbitMQ {place} did not answer within {timeout_s:g} s. Are host and port right, and does nothing on the "
             "way block it?"
         )
+    if isinstance(error.__cause__, ssl.SSLError):
+        return _no_tls(place, error.__cause__)
+    if name == "AuthenticationError":
+        way = address.url.query.get("auth", "plain")
+        return ServerRefused(
+            f"RabbitMQ {place} does not let anybody in by auth={way}. For external it takes the plugin "
+            "rabbitmq_auth_mechanism_ssl and EXTERNAL among its auth_mechanisms; without auth= it is the password."
+        )
     if name == "ProbableAuthenticationError" or "ACCESS_REFUSED" in said:
         return ServerRefused(
             f"RabbitMQ {place} does not accept the user or password. Check them in the URL, "
@@ -55,4 +64,22 @@ def refused(address: Address, error: BaseException, timeout_s: float) -> ServerR
         )
     return ServerRefused(
         f"RabbitMQ {place} can't be reached: {said or name}. Is it running, and are host and port right?"
+    )
+
+
+def _no_tls(place: str, error: ssl.SSLError) -> ServerRefused:
+    """Return what an error of TLS means."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ServerRefused(
+            f"RabbitMQ {place} has a certificate that is not trusted here ({error.verify_message}). Name the authority "
+            "that has signed it by ?cafile=, connect by a host that the certificate names, or give up on knowing who "
+            "answers by ?no_verify_ssl=1."
+        )
+    if error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
+        return ServerRefused(
+            f"{place} answers, but not by TLS. Are host and port right? Without TLS it is amqp://, on another port."
+        )
+    return ServerRefused(
+        f"RabbitMQ {place} and this machine don't agree on TLS ({error.reason}). Does the server ask for a "
+        "certificate (?certfile= and ?keyfile=), or for other versions of TLS?"
     )

@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -6,20 +5,14 @@ import pytest
 from aiotask.brokers.amqp.holding import Holding
 from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.brokers.amqp.packing import Receipt
+from aiotask.connections.amqp.received import Properties, Received
 
 CHANNEL: Any = object()
 
 
 def receipt(tag: int, message_id: str = "", channel: Any = CHANNEL) -> Receipt:
-    properties = SimpleNamespace(
-        headers=None, content_type="x/y", message_id=message_id or f"m{tag}", correlation_id="id", app_id="aiotask"
-    )
-    message = SimpleNamespace(
-        header=SimpleNamespace(properties=properties),
-        delivery=SimpleNamespace(delivery_tag=tag, redelivered=False),
-        body=b"",
-    )
-    return Receipt(channel, Source("q", Kind.MAIN), message, None, None)
+    properties = Properties("x/y", correlation_id="id", message_id=message_id or f"m{tag}", app_id="aiotask")
+    return Receipt(channel, Source("q", Kind.MAIN), Received(tag, False, properties, b""), None, None)
 
 
 @pytest.fixture
@@ -69,8 +62,17 @@ def test_what_runs_takes_its_message_over_when_it_comes_again(holding: Holding) 
     assert holding.ours(running, 119.0, 20.0)
     other: Any = object()
     again = receipt(7, running.message_id, other)
-    assert holding.attach(again) is running
+    assert holding.attach(again, 119.0, 20.0) is running
     assert holding.acknowledge([running]) == [(other, [(7, False)])]
+
+
+def test_what_was_given_up_does_not_take_its_message_over(holding: Holding) -> None:
+    [running] = delivered(holding, 1)
+    running.begun = True
+    holding.lose(CHANNEL, 100.0)
+    again = receipt(7, running.message_id, object())
+    assert holding.attach(again, 121.0, 20.0) is None
+    assert not holding.ours(running, 101.0, 20.0)
 
 
 def test_what_runs_is_lost_when_its_message_does_not_come_again(holding: Holding) -> None:

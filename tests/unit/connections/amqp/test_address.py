@@ -35,9 +35,29 @@ def test_password_is_masked() -> None:
         ("amqp://", "is no AMQP URL; write amqp://user:password@host:5672/vhost"),
         ("amqp://host:port/", "is no AMQP URL"),
         ("amqp://host/?hartbeat=5", "'hartbeat', which is unknown. Did you mean 'heartbeat'?"),
+        ("amqp://host/?heartbeat=soon", "has a heartbeat of 'soon'; it is in whole seconds"),
+        ("amqp://host/?heartbeat=70000", "65534 at most"),
+        ("amqp://host/?auth=kerberos", "asks for auth=kerberos; there are plain and external"),
+        ("amqp://host/?cafile=ca.pem", "'cafile', which is for TLS: write amqps://"),
+        ("amqps://host/?no_verify_ssl=yes", "no_verify_ssl, which is 0, or 1"),
+        ("amqps://host/?cafile=no-such.pem", "a file that is not there, cafile=no-such.pem"),
+        ("amqps://host/?capath=no-such", "a folder that is not there, capath=no-such"),
+        (f"amqps://host/?keyfile={__file__}", "a keyfile and no certfile"),
+        (f"amqps://host/?cafile={__file__}", "certificates that can't be used"),
+        ("amqps://host/?cadata=x", "certificates that can't be used"),
     ],
 )
 def test_url_that_can_t_be_read_is_refused(url: str, said: str) -> None:
     with pytest.raises(ImproperlyConfigured) as raised:
         read_url(url)
     assert said in str(raised.value)
+
+
+def test_tls_is_what_the_scheme_says() -> None:
+    assert (read_url("amqps://host").tls, read_url("amqp://host").tls) == (True, False)
+
+
+@pytest.mark.parametrize("parameters", ["auth=EXTERNAL", "heartbeat=0", "name=mine"])
+def test_parameters_that_fit_are_taken(parameters: str) -> None:
+    name, _, value = parameters.partition("=")
+    assert read_url(f"amqp://host/?{parameters}").url.query[name] == value
