@@ -1,11 +1,12 @@
 # make demo   shows a worker process execute tasks that another process sends (BROKER=redis://... elsewhere than in SQLite)
 # make test   sets up all it needs, then lint, types, layers and every test
 # make faults the long fault and soak runs      make bench  the benchmark tables      make bench-peers  beside others on Redis
+#                                       make bench-peers-rabbitmq  beside others on RabbitMQ
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint tests faults bench bench-peers servers clean
+.PHONY: help demo test lint tests faults bench bench-peers bench-peers-rabbitmq servers clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -51,6 +52,9 @@ bench: $(VENV)/.installed-bench
 
 bench-peers: $(VENV)/.installed servers
 	$(BIN)/python -m benchmarks.peers
+
+bench-peers-rabbitmq: $(VENV)/.installed servers
+	$(BIN)/python -m benchmarks.peers --broker rabbitmq
 
 clean:
 	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis

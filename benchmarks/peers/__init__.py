@@ -1,1 +1,1 @@
-"""aiotask on Redis beside other task queues, each in an environment of its own. `python -m benchmarks.peers`."""
+"""aiotask beside other task queues on the same server, each in its own environment. `python -m benchmarks.peers`."""

@@ -6,14 +6,15 @@ import importlib.metadata
 import json
 import sys
 
-from benchmarks.peers.server import Server
+from benchmarks.peers.suites import SUITES
 from benchmarks.peers.workloads import WORKLOADS
 
 
-async def main(name: str, workload: str, count: int, port: int) -> None:
+async def main(broker: str, name: str, workload: str, count: int, place: str) -> None:
     """Measure, and print the figures with the versions and settings that they were measured with."""
-    peer = importlib.import_module(f"benchmarks.peers.adapters.{name}").Adapter()
-    server = Server(port)
+    suite = SUITES[broker]
+    peer = importlib.import_module(suite.adapter(name)).Adapter()
+    server = suite.connect(place)
     await peer.open()
     try:
         figures = await WORKLOADS[workload](peer, server, count)
@@ -24,4 +25,4 @@ async def main(name: str, workload: str, count: int, port: int) -> None:
     print(json.dumps(told), flush=True)
 
 
-asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]))

@@ -4,8 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
-from benchmarks.peers.callers import at_once
-from benchmarks.peers.server import Server
+from benchmarks.peers.callers import at_once, settled
 
 NOOP = "noop"
 """Returns 1 at once."""
@@ -49,16 +48,31 @@ class Peer(ABC):
         """Return the task's id."""
 
     @abstractmethod
-    def remaining(self, server: Server, sent: int) -> int:
-        """Return how many of `sent` calls have no stored outcome yet; 0 only when none is left. One cheap command."""
+    def remaining(self, server: Any, sent: int) -> Awaitable[int] | int:
+        """Return how many of `sent` calls have no stored outcome yet; 0 only when none is left. One cheap command.
+
+        Where outcomes are sent to the client instead, those count that it has.
+        """
 
     @abstractmethod
-    def waiting(self, server: Server) -> int:
+    def waiting(self, server: Any) -> int:
         """Return how many calls lie in the queue, handed out or not, by the server's own count."""
+
+    async def call(self, task: str) -> tuple[Any, int]:
+        """Send one call and wait for its result; return what `id_of` takes, and the result."""
+        handle = await settled(self.send(task))
+        return handle, await settled(self.result(handle))
 
     async def results(self, handles: Sequence[Any]) -> list[int]:
         """Return the results of calls that are done. Few at once: some open a connection for each."""
         return await at_once(self.result, list(handles), threads=self.threads, callers=8)
+
+
+class Ceiling(Peer):
+    """No task queue: what the driver does with bare messages. It has no results."""
+
+    def result(self, handle: Any) -> int:
+        raise NotImplementedError
 
 
 class Own(Peer):
@@ -73,5 +87,5 @@ class Own(Peer):
         """Send `count` no-ops that are due in `delay_s`."""
 
     @abstractmethod
-    def delayed(self, server: Server) -> int:
+    def delayed(self, server: Any) -> int:
         """Return how many calls wait until they are due."""

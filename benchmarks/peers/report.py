@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.peers.suites import ASYNCIO, EVERYBODY, NOBODY, Suite
 from benchmarks.table import Figure, median, print_table
 
 Moment = tuple[int, str]
@@ -34,13 +35,15 @@ class Measured:
         values = self._values.get(name, {}).get(figure)
         return median(list(values.values())) if values else None
 
-    def against(self, figure: str, names: Sequence[str], best: Callable[..., float]) -> tuple[float, str] | None:
-        """Return the median of aiotask's figure divided by that of the best of `names` in its round, and that name."""
+    def against(
+        self, own_name: str, figure: str, names: Sequence[str], best: Callable[..., float]
+    ) -> tuple[float, str] | None:
+        """Return the median of our figure divided by that of the best of `names` in its round, and that name."""
         medians = {value: name for name in names if (value := self.median(name, figure)) is not None}
         if not medians:
             return None
         winner = medians[best(medians)]
-        own = self._values.get("aiotask", {}).get(figure, {})
+        own = self._values.get(own_name, {}).get(figure, {})
         ratios = []
         for (number, _), value in self._values[winner][figure].items():
             beside = own.get((number, winner), own.get((number, "")))
@@ -48,9 +51,9 @@ class Measured:
                 ratios.append(beside / value)
         return (median(ratios), winner) if ratios else None
 
-    def within(self, upper: str, lower: str) -> float | None:
-        """Return the median of one figure of aiotask divided by that of another."""
-        own = self._values.get("aiotask", {})
+    def within(self, own_name: str, upper: str, lower: str) -> float | None:
+        """Return the median of one figure of ours divided by that of another."""
+        own = self._values.get(own_name, {})
         if upper not in own or lower not in own:
             return None
         ratios = []
@@ -75,9 +78,9 @@ COLUMNS = (
 )
 
 
-def print_report(measured: Measured, asyncio_peers: Sequence[str]) -> None:
+def print_report(measured: Measured, suite: Suite) -> None:
     """Print both tables, the versions, and every setting that is not the default one."""
-    print_table(_goals(measured, asyncio_peers))
+    print_table(_goals(measured, suite))
     print()
     columns = [column for column in COLUMNS if any(measured.median(name, column[1]) for name in measured.told)]
     print("|  | " + " | ".join(title for title, _, _ in columns) + " |")
@@ -95,34 +98,23 @@ def print_report(measured: Measured, asyncio_peers: Sequence[str]) -> None:
         print(f"- failed: {workload} of {name}: {reason}")
 
 
-def _goals(measured: Measured, asyncio_peers: Sequence[str]) -> list[Figure]:
-    everybody = [name for name in measured.told if name != "aiotask"]
-    rows = [
-        ("no-op drain, 100 at once, results", "drain_per_s", "/s", "10 x the fastest asyncio peer", asyncio_peers, max),
-        ("sends, 100 concurrent callers", "sends_per_s", "/s", "5 x the fastest peer", everybody, max),
-        ("sends one after the other", "one_by_one_per_s", "/s", "0.83 x bare XADD", (), max),
-        ("round trip, p50", "p50_ms", "ms", "0.4 x the fastest peer", everybody, min),
-        ("round trip, p99", "p99_ms", "ms", "0.4 x the fastest peer", everybody, min),
-        ("2,000 tasks of 50 ms, 100 at once", "naps_s", "s", "1.08 s", everybody, min),
-        ("reads of the server per task drained", "reads_per_task", "", "0.1", everybody, min),
-        ("idle worker, CPU", "idle_cpu_percent", "%", "0.8 %", everybody, min),
-        ("idle worker, commands that it sends", "idle_reads_per_s", "/s", "4/s", everybody, min),
-        ("the same with those that its scripts run", "idle_commands_per_s", "/s", "", everybody, min),
-        ("worker's memory over 100,000 tasks", "rss_growth_mib", "MiB", "1 MiB", (), min),
-        ("worker's memory over 100,000 delayed tasks", "delayed_growth_mib", "MiB", "20 MiB", (), min),
-        ("drain with 4 KB arguments", "large_per_s", "/s", "0.6 x the drain above", (), max),
-    ]
+def _goals(measured: Measured, suite: Suite) -> list[Figure]:
+    others = [name for name in measured.told if name in suite.requirements]
+    sets = {ASYNCIO: suite.asyncio, EVERYBODY: others, NOBODY: ()}
     figures = []
-    for workload, figure, unit, goal, names, best in rows:
-        value = measured.median("aiotask", figure)
-        if value is None:
-            continue
-        ratio, against = measured.against(figure, names, best) or (None, "")
-        if figure == "one_by_one_per_s":
-            ratio, against = measured.within(figure, "bare_per_s"), "bare XADD by redis-py"
-        elif figure == "large_per_s":
-            ratio, against = measured.within(figure, "drain_per_s"), "the small drain"
-        figures.append(Figure(workload, value, unit, goal, ratio, against))
+    for goal in suite.goals:
+        for own in suite.own:
+            value = measured.median(own, goal.figure)
+            if value is None:
+                continue
+            if goal.called:
+                ratio, against = measured.within(own, goal.figure, goal.against), goal.called
+            else:
+                names = sets.get(goal.against, (goal.against,))
+                best = min if goal.least else max
+                ratio, against = measured.against(own, goal.figure, names, best) or (None, "")
+            workload = goal.workload if len(suite.own) == 1 else f"{own}: {goal.workload}"
+            figures.append(Figure(workload, value, goal.unit, goal.goal, ratio, against))
     return figures
 
 

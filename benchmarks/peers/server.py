@@ -30,6 +30,28 @@ class Server:
         self._socket.sendall(b"*%d\r\n%s" % (len(parts), packed))
         return self._read()
 
+    @classmethod
+    def at(cls, place: str) -> "Server":
+        """Return a connection to the server that another process has started, by its `place` there."""
+        return cls(int(place))
+
+    @property
+    def place(self) -> str:
+        return str(self.port)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What client and worker are told."""
+        return {"PEERS_URL": self.url}
+
+    def version(self) -> str:
+        """Return what runs here."""
+        return f"Redis {self.info('server')['redis_version']}"
+
+    def renew(self) -> None:
+        """Begin anew: an empty server."""
+        self.call("FLUSHALL")
+
     def info(self, section: str) -> dict[str, str]:
         """Return one section of `INFO`."""
         lines = str(self.call("INFO", section)).splitlines()
