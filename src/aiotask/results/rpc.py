@@ -9,12 +9,21 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Message, Translation
+from aiotask.connections.amqp import (
+    AmqpChannel,
+    AmqpLink,
+    ChannelError,
+    LinkClosed,
+    LinkDown,
+    Message,
+    Received,
+    Translation,
+)
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.memory import Row, RowStore
 from aiotask.exceptions import BackendConnectionError, BackendError, ContentDisallowed, DecodeError
@@ -30,9 +39,10 @@ MOST_KNOWN: Final = 500_000
 _QUEUE_EXPIRES_S: Final = 600.0
 """The server drops the queue of a process that has been gone for so long."""
 _PREFETCH: Final = 1000
+_ABSENT: Final = 404
 _STORE_WITHIN_S: Final = 10.0
 _CONTENT_TYPE: Final = "application/json"
-_PROPERTIES: Final = {"content_encoding": "utf-8"}
+_CONTENT_ENCODING: Final = "utf-8"
 _ERRORS: Final = Translation(BackendConnectionError, BackendError, BackendError)
 
 _log = logging.getLogger(__name__)
@@ -68,6 +78,9 @@ class RpcBackend:
         self._publishing = asyncio.Lock()
         self._incoming: AmqpChannel | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._listened = False
+        """True once the reply queue was made."""
+        self._watches: set[_Watch] = set()
         self._taken = 0
         """The delivery tag up to which all is taken and not acknowledged; 0 for none."""
         self._open = False
@@ -98,7 +111,7 @@ class RpcBackend:
         self._open = True
 
     async def close(self) -> None:
-        """Take no more. What comes meanwhile waits in the queue, for ten minutes."""
+        """Take no more. What comes meanwhile waits in the queue, for ten minutes; where nothing can, it is dropped."""
         if not self._open:
             return
         self._open = False
@@ -108,6 +121,11 @@ class RpcBackend:
         if keeper is not None and keeper.get_loop() is asyncio.get_running_loop():
             keeper.cancel()
             await asyncio.wait([keeper])
+            incoming = channels[0]
+            if incoming is not None and incoming.usable and not self._known:  # nobody has been told to answer there
+                with suppress(LinkDown, ChannelError):
+                    await incoming.delete_queue(self.reply_to)
+                    self._listened = False
             for channel in channels:
                 if channel is not None:
                     await channel.close()
@@ -132,7 +150,7 @@ class RpcBackend:
                 body=row.body,
                 message_id=os.urandom(8).hex(),
                 content_type=_CONTENT_TYPE,
-                properties=_PROPERTIES,
+                content_encoding=_CONTENT_ENCODING,
                 correlation_id=row.id,
                 persistent=self._persistent,
                 mandatory=False,
@@ -180,10 +198,10 @@ class RpcBackend:
 
         Raises:
             BackendConnectionError: It is not open.
-            BackendError: One was not sent by this process.
+            BackendError: One was not sent by this process; or, while it is waited for, the reply queue was gone.
         """
         self._must_be_ours(ids)
-        return MemoryWatch(self._rows, ids)
+        return _Watch(self._rows, ids, self._watches)
 
     async def forget(self, ids: Sequence[str]) -> int:
         """Drop what has come; return how many there were. Cost: none."""
@@ -205,18 +223,51 @@ class RpcBackend:
     # ---- the reply queue ----
 
     async def _listen(self) -> AmqpChannel:
+        """Take from the reply queue, making it where it is not: who waits is told when it was there before."""
+        was_there = await self._is_there()
         channel = await self.link.channel()
+        channel.on_cancel(lambda _: channel.abandon("the reply queue was deleted"))
         await channel.declare_queue(self.reply_to, {"x-expires": int(_QUEUE_EXPIRES_S * 1000)})
         self._taken = 0
         await channel.consume(self.reply_to, partial(self._take, channel), self.reply_to, prefetch=_PREFETCH)
         self._incoming = channel
+        if self._listened and not was_there:
+            self._tell_of_loss()
+        self._listened = True
         return channel
+
+    async def _is_there(self) -> bool:
+        channel = await self.link.channel()
+        try:
+            await channel.declare_queue(self.reply_to, passive=True)
+        except ChannelError as error:
+            if error.code != _ABSENT:
+                raise
+            return False
+        finally:
+            await channel.close()
+        return True
+
+    def _tell_of_loss(self) -> None:
+        """End what waits with an error, since its result may have been sent while there was no queue for it."""
+        _log.warning(
+            "The reply queue was gone from RabbitMQ %s and is made again: results that were sent meanwhile are lost",
+            self.link.place,
+        )
+        for watch in tuple(self._watches):
+            watch.lose(
+                f"The reply queue of this process was gone from RabbitMQ {self.link.place} for a while: the server was "
+                "emptied, somebody has deleted it, or there was no connection for ten minutes. A result that was sent "
+                "meanwhile is lost. To wait for one that is still to come, ask again; a backend that stores results, "
+                "such as redis://, keeps them."
+            )
 
     async def _keep_listening(self, channel: AmqpChannel) -> None:
         backoff = Backoff()
         while True:
             if channel.usable:
                 await asyncio.wait([channel.lost])
+            await channel.close()
             try:
                 channel = await self._listen()
                 backoff.reset()
@@ -224,19 +275,20 @@ class RpcBackend:
                 _log.info("The reply queue is out of reach, trying again: %s", error)
                 await backoff.pause()
 
-    async def _take(self, channel: AmqpChannel, message: Any) -> None:
+    def _take(self, channel: AmqpChannel, message: Received) -> None:
         """Keep a result; acknowledge it with all that come in the same iteration of the loop."""
-        task_id = message.header.properties.correlation_id
+        task_id = message.properties.correlation_id
         if task_id in self._known:
             self._rows.store([self._read(message, task_id)])
-        first = not self._taken
-        self._taken = message.delivery.delivery_tag
-        if first:
-            await asyncio.sleep(0)
-            tag, self._taken = self._taken, 0
-            channel.acknowledge([(tag, True)])
+        if not self._taken:
+            asyncio.get_running_loop().call_soon(self._acknowledge, channel)
+        self._taken = message.tag
 
-    def _read(self, message: Any, task_id: str) -> Row:
+    def _acknowledge(self, channel: AmqpChannel) -> None:
+        tag, self._taken = self._taken, 0
+        channel.acknowledge([(tag, True)])
+
+    def _read(self, message: Received, task_id: str) -> Row:
         """Return a message as a row; what can't be read is a failure, so that nobody waits for ever."""
         data = message.body
         try:
@@ -247,8 +299,41 @@ class RpcBackend:
         return Row(task_id, data, meta.ready, None if self._expires_s is None else time.time() + self._expires_s)
 
 
-def _decoded(message: Any, task_id: str) -> TaskMeta:
-    content_type = message.header.properties.content_type
+class _Watch(MemoryWatch):
+    """One reader's changes, which can be told that there may be none any more."""
+
+    def __init__(self, rows: RowStore, ids: Sequence[str], watches: "set[_Watch]") -> None:
+        super().__init__(rows, ids)
+        self._watches = watches
+        self._why: str | None = None
+
+    async def __aenter__(self) -> AsyncIterator[TaskMeta]:
+        self._watches.add(self)
+        return await super().__aenter__()
+
+    async def __aexit__(self, *told: object) -> None:
+        self._watches.discard(self)
+        await super().__aexit__(*told)  # type: ignore[arg-type]
+
+    def lose(self, why: str) -> None:
+        """Let the reader have what is there, and then an error."""
+        self._why = why
+        if all(self._read.get(id_) == self._unread[id_].data for id_ in self._order):
+            self._closed = True  # else the reader comes by again
+            self._wake()
+
+    async def __anext__(self) -> TaskMeta:
+        if self._why is None or (self._order and not self._closed):
+            try:
+                return await super().__anext__()
+            except StopAsyncIteration:
+                if self._why is None:
+                    raise
+        raise BackendError(self._why)
+
+
+def _decoded(message: Received, task_id: str) -> TaskMeta:
+    content_type = message.properties.content_type
     if content_type != _CONTENT_TYPE:
         raise ContentDisallowed(
             f"The result came as {content_type!r:.80}; only JSON is read here (Celery's result_serializer)."

@@ -178,6 +178,11 @@ class BrokerHarness(Harness):
         else:
             await asyncio.sleep(self.lease * 1.3)
 
+    async def pass_by(self, at: float) -> None:
+        """Wait until the storage's clock is past `at`."""
+        while self.now() <= at:
+            await self.lapse()
+
     async def take(self, subscription: Subscription, count: int = 1) -> list[Delivery]:
         """Receive until there are `count`."""
         taken: list[Delivery] = []

@@ -9,7 +9,7 @@ from aiotask.brokers.amqp.names import Kind, Source, line_name
 from aiotask.brokers.amqp.packing import Receipt, read_letter
 from aiotask.brokers.amqp.sender import Sender
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError
-from aiotask.message import DeadLetter, Envelope, QueueDepth
+from aiotask.message import DEFAULT_PRIORITY, DeadLetter, Envelope, QueueDepth
 
 _READY: Final = (Kind.MAIN, Kind.RETURNED, Kind.SUSPECTS)
 
@@ -191,7 +191,8 @@ def _again(letter: DeadLetter) -> Envelope:
         letter.queue,
         letter.body,
         letter.content_type,
-        letter.priority,
+        # One of Celery's has it among its properties, and had it whether the queue knows priorities or not.
+        DEFAULT_PRIORITY if "priority" in (letter.properties or {}) else letter.priority,
         headers=letter.headers,
         properties=letter.properties,
     )

@@ -19,10 +19,12 @@ from aiotask.protocols import Answering
 from aiotask.routing import Binding
 
 _AGAIN_S: Final = 0.05
+_SOONER: Final = 0.9
+"""Part of the timeout after which we tell why: whoever waits for us knows only that it is over."""
 
 
 class AmqpBroker(AmqpQueueAdmin):
-    """A `Broker`, `QueueAdmin`, `HeaderCarrier` and `RemoteControlled` on an `AmqpLink`.
+    """A `Broker`, `QueueAdmin`, `HeaderCarrier`, `Examinable` and `RemoteControlled` on an `AmqpLink`.
 
     Each of its subscriptions has a link of its own.
     """
@@ -51,8 +53,9 @@ class AmqpBroker(AmqpQueueAdmin):
         super().__init__(link, Sender(link, topology, Packer(Make(queue_type, max_priority))), publish_timeout)
         self.link = link
         self._open = False
-        self.subscriptions: set[AmqpSubscription] = set()
-        """Those that are open."""
+        self._subscriptions: set[AmqpSubscription] = set()
+        self._examined: set[str] = set()
+        """The queues that could be used to the full when this was looked at."""
 
     @property
     def connected(self) -> bool:
@@ -70,6 +73,8 @@ class AmqpBroker(AmqpQueueAdmin):
         with self.link.translating(ERRORS):
             await self.link.open()
         self._open = True
+        self._examined.clear()
+        self._sender.forget()
         self._topology.forget()
         self.link.observe(self._topology.forget)
 
@@ -78,12 +83,25 @@ class AmqpBroker(AmqpQueueAdmin):
         if not self._open:
             return
         try:
-            for subscription in tuple(self.subscriptions):
+            for subscription in tuple(self._subscriptions):
                 await subscription.close()
         finally:
             self._open = False
             self.link.unobserve(self._topology.forget)
             await self.link.close()
+
+    async def examine(self, queues: Sequence[str]) -> None:
+        """See `Examinable`.
+
+        Raises:
+            BrokerError: The server has no quorum queues, the user may not do what a worker has to, or a queue was made
+                otherwise than `max_priority` says.
+
+        Cost: some round trips for each queue.
+        """
+        self._must_be_open()
+        with self.link.translating(ERRORS):
+            await self._topology.examine(queues)
 
     async def publish(self, batch: Sequence[Envelope]) -> None:
         """Store `batch`; what a lost connection leaves unknown is sent again, at most once too often.
@@ -98,7 +116,7 @@ class AmqpBroker(AmqpQueueAdmin):
         Cost: one round trip; some more the first time that a queue is used, or a delay.
         """
         self._must_be_open()
-        deadline = asyncio.get_running_loop().time() + self._publish_timeout_s
+        deadline = asyncio.get_running_loop().time() + _SOONER * self._publish_timeout_s
 
         def unsent(text: str) -> PublishError:
             return PublishError(text, [envelope.id for envelope in batch])
@@ -138,11 +156,15 @@ class AmqpBroker(AmqpQueueAdmin):
             consumer=consumer,
             lease=lease,
             max_losses=max_losses,
-            forget=self.subscriptions.discard,
+            forget=self._subscriptions.discard,
         )
         with self.link.translating(ERRORS):
+            if not self._examined.issuperset(queues):
+                # What would be refused halfway, at the first dead letter, say, is told now.
+                await self._topology.examine(queues)
+                self._examined.update(queues)
             await subscription.open(queues)
-        self.subscriptions.add(subscription)
+        self._subscriptions.add(subscription)
         return subscription
 
     def answering(self, node: str, commands: Mapping[str, Answering]) -> Remote:

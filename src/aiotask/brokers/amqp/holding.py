@@ -70,10 +70,13 @@ class Holding:
                 self.unstarted.add(receipt.message_id)
                 self.leave(receipt)
 
-    def attach(self, again: Receipt) -> Receipt | None:
+    def attach(self, again: Receipt, now: float, patience: float) -> Receipt | None:
         """Let the delivery of a message that still runs here take the place of the one before; return that."""
         before = self.void.pop(again.message_id, None)
-        if before is None or not before.held:
+        if before is None:
+            return None
+        if not self.ours(before, now, patience):  # it was given up: nobody would settle it
+            self.leave(before)
             return None
         before.void_at = None
         before.channel, before.tag, before.consumer = again.channel, again.tag, again.consumer

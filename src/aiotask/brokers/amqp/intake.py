@@ -7,6 +7,7 @@ they are told how much there is room for.
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, Final
 from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.brokers.amqp.packing import Receipt
 from aiotask.brokers.amqp.topology import Topology
-from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown
+from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Received
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
 
@@ -25,6 +26,9 @@ _GROWTH: Final = 2
 """A consumer is replaced when there is room for so many times what it may have, since that costs some round trips. It
 is never made smaller: who has no room for a while has none at all, and begins anew."""
 _FEW: Final = 16
+_SUSPECT_LOOKS: Final = 10
+_SUSPECT_LOOK_S: Final = 0.02
+_FLUSH_S: Final = 1.0
 
 
 class Consumer:
@@ -65,6 +69,8 @@ class Intake:
         self.channel: AmqpChannel | None = None
         self.trouble: Exception | None = None
         """Why there is no channel, where that is no matter of the connection."""
+        self.built_mono = 0.0
+        """Since when there is this channel."""
         self.changed = Signal()
         self._consumers: dict[Source, Consumer] = {}
         self._present: dict[str, str] = {}
@@ -92,7 +98,7 @@ class Intake:
             await asyncio.wait([self._keeper])
         channel, self.channel = self.channel, None
         if channel is not None:
-            await channel.close()
+            await close_in_order(channel)
 
     async def _build(self) -> None:
         for queue in self.queues:
@@ -103,6 +109,7 @@ class Intake:
         for queue in self.queues:
             await self._announce(channel, queue)
         self.channel, self.trouble = channel, None
+        self.built_mono = time.monotonic()
         self.changed.fire()
 
     async def _announce(self, channel: AmqpChannel, queue: str) -> None:
@@ -161,7 +168,7 @@ class Intake:
         heappush(self._waiting, ((rank, receipt.source.kind is Kind.MAIN, self._number()), receipt))
         self.changed.fire()
 
-    async def _message(self, channel: AmqpChannel, consumer: Consumer, message: Any) -> None:
+    def _message(self, channel: AmqpChannel, consumer: Consumer, message: Received) -> None:
         consumer.unacked += 1
         receipt = Receipt(channel, consumer.source, message, consumer, None)
         if self._arrived(receipt):
@@ -203,8 +210,18 @@ class Intake:
         consumer = Consumer(source, 1 if alone else min(room, 0xFFFF))
         self._consumers[source] = consumer
         take = partial(self._message, channel, consumer)
+        waits = alone and (await channel.declare_queue(source.name, passive=True)).ready
         await channel.consume(source.name, take, consumer.tag, prefetch=consumer.prefetch)
+        if waits:
+            await self._came(consumer)
         return True
+
+    async def _came(self, consumer: Consumer) -> None:
+        """Wait a moment for a suspect, which has to be known before anything else starts that may end the process."""
+        for _ in range(_SUSPECT_LOOKS):
+            if consumer.unacked:
+                return
+            await self.changed.wait(_SUSPECT_LOOK_S)
 
     async def pause(self) -> None:
         """Let no more messages come; those that were on their way have come when this returns."""
@@ -252,6 +269,14 @@ class Intake:
                     await channel.cancel(tag)
         self.changed.fire()
         return self.take_all(left)
+
+
+async def close_in_order(channel: AmqpChannel) -> None:
+    """Close a channel once its acknowledgements have arrived: nobody waited for them, and it might overtake them."""
+    with suppress(LinkDown, ChannelError, TimeoutError):
+        async with asyncio.timeout(_FLUSH_S):
+            await channel.flush()
+    await channel.close()
 
 
 async def _nothing(_: Any) -> None:

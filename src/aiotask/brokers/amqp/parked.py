@@ -1,7 +1,8 @@
 """Takes what is parked out of the waiting lines, which are queues of the server that nobody consumes."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+from aiotask.brokers.amqp.intake import close_in_order
 from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.brokers.amqp.packing import Receipt
 from aiotask.brokers.amqp.topology import Topology
@@ -11,9 +12,11 @@ from aiotask.connections.amqp import AmqpChannel, AmqpLink
 class Parked:
     """A channel of its own, so that what it delivers is in the order of its numbers."""
 
-    def __init__(self, link: AmqpLink, topology: Topology) -> None:
+    def __init__(self, link: AmqpLink, topology: Topology, lost: Callable[[AmqpChannel], None]) -> None:
+        """Wire it; nothing is opened. `lost` is told of a channel that is gone, with all that it has delivered."""
         self._link = link
         self._topology = topology
+        self._lost = lost
         self._channel: AmqpChannel | None = None
 
     async def take(self, queues: Sequence[str], lines: Mapping[str, int]) -> AsyncIterator[Receipt]:
@@ -40,10 +43,11 @@ class Parked:
 
     async def _opened(self) -> AmqpChannel:
         if self._channel is None or not self._channel.usable:
-            self._channel = await self._link.channel()
+            channel = self._channel = await self._link.channel()
+            channel.lost.add_done_callback(lambda _: self._lost(channel))
         return self._channel
 
     async def close(self) -> None:
-        """End."""
+        """End; what was delivered and not acknowledged goes back to its line."""
         if self._channel is not None:
-            await self._channel.close()
+            await close_in_order(self._channel)

@@ -48,6 +48,11 @@ class Sender:
         self._channel: AmqpChannel | None = None
         self._opening = asyncio.Lock()
 
+    def forget(self) -> None:
+        """Take another channel: there may have been one on an event loop that is gone."""
+        self._channel = None
+        self._opening = asyncio.Lock()
+
     async def envelopes(self, envelopes: Sequence[Envelope]) -> list[Message]:
         """Return envelopes as messages to send; queues and delays that they need are there then.
 

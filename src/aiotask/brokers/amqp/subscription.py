@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -13,7 +14,7 @@ from aiotask.brokers.amqp.holding import Holding
 from aiotask.brokers.amqp.intake import Intake
 from aiotask.brokers.amqp.keeper import AmqpLeaseKeeper
 from aiotask.brokers.amqp.names import Kind, Source, server_name
-from aiotask.brokers.amqp.packing import Facts, Receipt
+from aiotask.brokers.amqp.packing import SUSPECT_LOSSES, Facts, Receipt
 from aiotask.brokers.amqp.parked import Parked
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message
@@ -26,6 +27,8 @@ _FLOW: Final = 3
 _GATHER_S: Final = 0.001
 _LOOK_S: Final = 0.02
 _MOST_LOOKS: Final = 50
+_SETTLING_LOOKS: Final = 100
+_COMES_AGAIN_S: Final = 5.0
 _AGAIN_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
@@ -61,18 +64,22 @@ class AmqpSubscription:
         self._forget = forget
         self._holding = Holding()
         self._intake = Intake(link, sender.topology, self._arrived, self._lost)
-        self._parked = Parked(link, sender.topology)
+        self._parked = Parked(link, sender.topology, self._lost)
         self._moving: list[tuple[Receipt, Facts]] = []
         self._mover: asyncio.Task[None] | None = None
+        self._alone: Receipt | None = None
+        """What was begun last of what nothing else may start beside."""
         self._receiving = 0
         self._flows = False
         """True while messages come faster than one by one."""
         self._linger: asyncio.TimerHandle | None = None
         self._pausing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self, queues: Sequence[str]) -> None:
         """Connect, and consume from now on; raises as the link does."""
+        self._loop = asyncio.get_running_loop()
         await self.link.open()
         try:
             await self._intake.open(queues)
@@ -145,25 +152,30 @@ class AmqpSubscription:
 
     def _arrived(self, receipt: Receipt) -> bool:
         """Look at what has come; tell whether it is to be handed out."""
+        if not receipt.redelivered:
+            self._holding.deliver(receipt)
+        elif not self._came_again(receipt):
+            return False
+        if receipt.facts.losses >= SUSPECT_LOSSES and receipt.source.kind is not Kind.SUSPECTS:
+            self._move(receipt, receipt.facts)
+            return False
+        return True
+
+    def _came_again(self, receipt: Receipt) -> bool:
+        """Look at what was delivered before; tell whether anybody is still to see to it."""
         holding = self._holding
-        if receipt.redelivered:
-            if holding.attach(receipt) is not None:
-                return False  # it still runs here
-            holding.deliver(receipt)
-            if holding.was_settled(receipt.message_id):
-                self._acknowledge([receipt])  # it was before, but the server has not heard of it
-                return False
-            if receipt.message_id in holding.unstarted:
-                holding.unstarted.discard(receipt.message_id)
-                if receipt.counted:
-                    receipt.lost_again(-1)
-            elif not receipt.counted:  # by a copy, since a classic queue does not count
-                receipt.lost_again(1)
-                self._move(receipt, receipt.facts)
-                return False
-        else:
-            holding.deliver(receipt)
-        if receipt.facts.losses >= 2 and receipt.source.kind is not Kind.SUSPECTS:
+        if holding.attach(receipt, time.monotonic(), self.lease) is not None:
+            return False  # it still runs here
+        holding.deliver(receipt)
+        if holding.was_settled(receipt.message_id):
+            self._acknowledge([receipt])  # it was before, but the server has not heard of it
+            return False
+        if receipt.message_id in holding.unstarted:
+            holding.unstarted.discard(receipt.message_id)
+            if receipt.counted:
+                receipt.lost_again(-1)
+        elif not receipt.counted:  # by a copy, since a classic queue does not count
+            receipt.lost_again(1)
             self._move(receipt, receipt.facts)
             return False
         return True
@@ -204,7 +216,7 @@ class AmqpSubscription:
 
     def _copy_ahead(self, receipt: Receipt, facts: Facts) -> Message:
         """Return a copy that goes ahead of what waits; of what was lost more often, where it is taken alone."""
-        kind = Kind.SUSPECTS if facts.losses >= 2 else Kind.RETURNED
+        kind = Kind.SUSPECTS if facts.losses >= SUSPECT_LOSSES else Kind.RETURNED
         return self._packer.copy(receipt, Source(receipt.source.queue, kind).name, facts)
 
     def _pause(self) -> None:
@@ -219,6 +231,8 @@ class AmqpSubscription:
         await self._intake.pause()
         if self._receiving:
             self._intake.changed.fire()
+            return
+        if self._sender.link.blocked:  # it takes nothing back either: whoever receives next gets it
             return
         self._give_back(self._intake.take_all())
 
@@ -239,14 +253,19 @@ class AmqpSubscription:
         What its consumer has lost, perhaps unstarted, counts against what is acknowledged late alone: an early one that
         had started would not have come again.
 
-        Cost: none for late ones; a write for early ones.
+        Cost: none for late ones; a write for early ones; a round trip for suspects.
         """
+        await self._clear_suspects(batch)
+        if not all(start.acks_late for start in batch):
+            await self._make_sure()
         verdicts = [self._judge(start) for start in batch]
         early = []
         for start, verdict in zip(batch, verdicts, strict=True):
             if verdict is Verdict.RUN:
                 receipt: Receipt = start.delivery.receipt
                 receipt.begun = True
+                if receipt.facts.losses >= max(SUSPECT_LOSSES, self._max_losses - 1):
+                    self._alone = receipt
                 if not start.acks_late:
                     receipt.early = True
                     early.append(receipt)
@@ -254,12 +273,43 @@ class AmqpSubscription:
             if not self._receiving and self._intake.is_small:
                 await self._intake.pause()  # or the server would push as many again, and there is no room
             for channel, acks in self._holding.acknowledge(early):
-                channel.acknowledge(acks)
+                channel.acknowledge(acks, at_once=True)
         return verdicts
+
+    async def _make_sure(self) -> None:
+        """Ask whether the server still has us, when it was silent for long, since this process was stopped, perhaps.
+
+        What it has given to others meanwhile may lie in our buffers still.
+        """
+        link = self.link
+        channel = self._intake.channel
+        if channel is None or not 0 < link.heartbeat_s < time.monotonic() - link.answered_mono:
+            return
+        with suppress(*LINK_ERRORS):
+            await channel.ask()
+            link.answered_mono = time.monotonic()
+
+    async def _clear_suspects(self, batch: Sequence[Start]) -> None:
+        """Let nothing start that may end this process as long as the server has not heard what is done already.
+
+        What had its last start alone has ended when something else begins, as a rule, but it may not be settled. And
+        what was moved to the suspects, and ends the process at once, would still be where it was, too.
+        """
+        alone, self._alone = self._alone, None
+        if alone is None and not any(start.delivery.receipt.source.kind is Kind.SUSPECTS for start in batch):
+            return
+        for _ in range(_SETTLING_LOOKS):
+            if alone is None or not alone.held:
+                break
+            await asyncio.sleep(_LOOK_S)
+        if self._mover is not None:
+            await asyncio.wait([self._mover], timeout=self.link.command_timeout_s)
+        with suppress(*LINK_ERRORS):
+            await self._intake.flush()
 
     def _judge(self, start: Start) -> Verdict:
         receipt = start.delivery.receipt
-        if not self._is_ours(receipt) or receipt.void_at is not None:
+        if not self._is_ours(receipt) or receipt.void_at is not None or receipt.channel.ended:
             return Verdict.LOST
         facts: Facts = receipt.facts
         if not start.acks_late and facts.sure:
@@ -284,7 +334,7 @@ class AmqpSubscription:
         """See `Subscription`. What is to be stored is confirmed before anything is acknowledged.
 
         While the connection is down that delivered a message, its settlement waits for the message to come again, here
-        or to another, for as long as a lease.
+        or to another, for as long as a lease, and for some seconds once the connection is there again.
 
         Raises:
             BrokerError: Something could not be stored; nothing that is not stored was acknowledged. Try again.
@@ -313,12 +363,20 @@ class AmqpSubscription:
         return refused
 
     async def _attached(self, receipt: Hashable) -> bool:
-        """Tell whether a receipt is ours, which is not known as long as its message may come again."""
+        """Tell whether a receipt is ours, which is not known as long as its message may come again.
+
+        What has not come soon after the connection was there again is somebody else's, and all other outcomes wait.
+        """
         while self._is_ours(receipt):
             assert isinstance(receipt, Receipt)  # noqa: S101 - nothing else is ours
             if receipt.early or receipt.void_at is None:
                 return True
+            intake = self._intake
+            if intake.channel is not None and time.monotonic() - intake.built_mono > _COMES_AGAIN_S:
+                break
             await asyncio.sleep(_LOOK_S)
+        if isinstance(receipt, Receipt):
+            self._holding.leave(receipt)
         return False
 
     async def _outcome(self, receipt: Receipt, settlement: Settlement) -> Message:
@@ -374,13 +432,14 @@ class AmqpSubscription:
 
     async def _unpark(self, lines: Mapping[str, int], taken: list[Receipt]) -> None:
         async for receipt in self._parked.take(self._intake.queues, lines):
-            self._holding.deliver(receipt)
-            if receipt.redelivered and not self._holding.was_settled(receipt.message_id):
-                if not receipt.counted:
-                    receipt.lost_again(1)
-                self._move(receipt, receipt.facts)
-            else:
+            if not receipt.redelivered:
+                self._holding.deliver(receipt)
                 taken.append(receipt)
+            elif self._came_again(receipt):
+                if receipt.facts.losses:
+                    self._move(receipt, receipt.facts)
+                else:
+                    taken.append(receipt)
 
     def _give_back(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
@@ -402,6 +461,9 @@ class AmqpSubscription:
             return
         self._closed = True
         self._forget(self)
+        if self._loop is not asyncio.get_running_loop():  # that loop is gone, and all that was on it
+            await self.link.close()
+            return
         if self._linger is not None:
             self._linger.cancel()
         self._intake.changed.fire()
@@ -410,9 +472,11 @@ class AmqpSubscription:
         except (*LINK_ERRORS, Unconfirmed) as error:
             _log.warning("Could not hand back what was taken from RabbitMQ %s: %s", self.link.place, error)
         finally:
-            await self._intake.close()
-            await self._parked.close()
-            await self.link.close()
+            try:
+                await self._intake.close()
+                await self._parked.close()
+            finally:  # whoever is cancelled here leaves no connection behind
+                await self.link.close()
 
     async def _hand_back(self) -> None:
         await self._intake.pause()

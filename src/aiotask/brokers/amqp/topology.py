@@ -1,13 +1,15 @@
 """Sees to it that the queues, exchanges and bindings are there that are used. What is there is used as it is."""
 
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from aiotask.brokers.amqp.directory import Directory
 from aiotask.brokers.amqp.ladder import Ladder
 from aiotask.brokers.amqp.names import Kind, Make, Source, line_name, server_name
-from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError
-from aiotask.exceptions import ImproperlyConfigured
+from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, Message
+from aiotask.exceptions import BrokerError
 from aiotask.routing import Binding
 
 _ABSENT = 404
@@ -49,7 +51,7 @@ class Topology:
 
         Raises:
             ChannelError, LinkDown: It can't be made.
-            ImproperlyConfigured: It is there and has no priorities, though it should.
+            BrokerError: It is there and has no priorities, though it should.
 
         Cost: nothing when it is known.
         """
@@ -78,6 +80,50 @@ class Topology:
         if name not in self._known:
             await self._queue(name, self._make.arguments(None), (queue, line))
         return name
+
+    async def examine(self, queues: Sequence[str]) -> None:
+        """See that what a worker of `queues` needs is there or could be made, and that messages can be sent; no trace.
+
+        Raises:
+            ChannelError, LinkDown: It could not: the user may not do that, or the server has no quorum queues.
+            BrokerError: A queue is there and has no priorities, though it should.
+
+        Cost: two or three round trips for each of the server's queues.
+        """
+        for queue in queues:
+            for kind in Kind:
+                name = Source(queue, kind).name
+                if not await self._is_there(name):
+                    await self._could_make(name)
+                elif kind in {Kind.MAIN, Kind.RETURNED}:
+                    await self._agree_on_priorities(name, self._make.arguments(kind))
+        for name, arguments in (*self.directory.made.items(), (self.ladder.rung(0), self.ladder.arguments(0))):
+            if not await self._is_there(name):
+                await self._could_make(name)
+            else:
+                await self._on_a_channel(partial(AmqpChannel.declare_queue, name=name, arguments=arguments))
+        await self._could_send()
+
+    async def _could_make(self, name: str) -> None:
+        """Ask for a quorum queue that ends with its connection: whoever may have one of this name is told that."""
+        try:
+            await self._on_a_channel(
+                lambda channel: channel.declare_queue(name, {"x-queue-type": "quorum"}, transient=True)
+            )
+        except ChannelError as error:
+            if error.code != _OTHERWISE:
+                raise
+
+    async def _could_send(self) -> None:
+        """Send a message that reaches nobody."""
+        channel = await self._link.channel(confirms=True, wait=self._link.command_timeout_s)
+        try:
+            nowhere = Message(f"nowhere.{os.urandom(16).hex()}", b"", os.urandom(8).hex())
+            await channel.publish([nowhere], self._link.command_timeout_s)
+            if channel.lost.done():
+                raise channel.lost.result()
+        finally:
+            await channel.close()
 
     async def ensure_delays(self, queue: str, delay_s: float) -> None:
         """See to the ladder, as high as it is needed, and that what is due of `queue` comes out of it."""
@@ -117,20 +163,25 @@ class Topology:
             if noted is not None:
                 await self.directory.note(*noted)  # before: what is listed and not there does no harm
             await self._on_a_channel(lambda channel: channel.declare_queue(name, arguments))
-        elif "x-max-priority" in arguments:
-            try:
-                await self._on_a_channel(lambda channel: channel.declare_queue(name, arguments))
-            except ChannelError as error:
-                if error.code != _OTHERWISE:
-                    raise
-                raise ImproperlyConfigured(
-                    f"The queue {name!r} in RabbitMQ {self._link.place} was made otherwise than "
-                    f"task_queue_max_priority says ({error}). Delete it when it is empty, use another name, or set "
-                    "task_queue_max_priority as "
-                    "it was made."
-                ) from error
+        else:
+            await self._agree_on_priorities(name, arguments)
         self._known.add(name)
         return not there
+
+    async def _agree_on_priorities(self, name: str, arguments: Mapping[str, Any]) -> None:
+        """See that a queue that is there has the priorities that it should; without any it is taken as it is."""
+        if "x-max-priority" not in arguments:
+            return
+        try:
+            await self._on_a_channel(lambda channel: channel.declare_queue(name, arguments))
+        except ChannelError as error:
+            if error.code != _OTHERWISE:
+                raise
+            raise BrokerError(
+                f"The queue {name!r} in RabbitMQ {self._link.place} was made otherwise than task_queue_max_priority "
+                f"says ({error}). Delete it when it is empty, use another name, or set task_queue_max_priority as it "
+                "was made."
+            ) from error
 
     async def _bind(self, queue: str, *, made: bool) -> None:
         if made:  # it may have been there before, and what is delayed for it waits for this
