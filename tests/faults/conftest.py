@@ -1,16 +1,35 @@
 """The scene of each fault test."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.fixtures import private_redis, proxy, redis_server, shared_redis, start_redis
+from tests.servers.fixtures import (
+    private_rabbit,
+    private_redis,
+    proxy,
+    redis_server,
+    shared_rabbit,
+    shared_redis,
+    start_redis,
+)
+from tests.servers.rabbitmq import RabbitServer, vhost_of
 
 from .harness import Scene
+from .rabbit_store import RabbitStore
 from .stores import RedisStore, SqliteStore, Store
 
-__all__ = ["private_redis", "proxy", "redis_server", "shared_redis", "start_redis"]
+__all__ = [
+    "private_rabbit",
+    "private_redis",
+    "proxy",
+    "redis_server",
+    "shared_rabbit",
+    "shared_redis",
+    "start_redis",
+]
 
 
 @pytest.fixture
@@ -23,9 +42,13 @@ def broker() -> str:
 def store(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty place for messages and results."""
     store: Store
-    store = RedisStore(request.getfixturevalue("redis_server")) if broker == "redis" else SqliteStore(tmp_path)
-    yield store
-    store.close()
+    with ExitStack() as stack:
+        store = SqliteStore(tmp_path) if broker == "sqlite" else RedisStore(request.getfixturevalue("redis_server"))
+        if broker == "amqp":
+            rabbit: RabbitServer = request.getfixturevalue("shared_rabbit")
+            store = RabbitStore(rabbit, store, tmp_path / "record", vhost=stack.enter_context(vhost_of(rabbit)))
+        stack.callback(store.close)
+        yield store
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.processes import PATIENCE_S, start_worker
@@ -19,16 +18,20 @@ from aiotask import AioTask
 from aiotask.message import DeadLetter, QueueDepth
 from aiotask.outcome import TaskMeta
 
-from .stores import QUEUE, Store
+from .record import Event, Record
+from .stores import LEASE_S, QUEUE, SCAN_S, Store
 from .workers import Worker, cpu_seconds, is_alive, state_of, until
 
-__all__ = ["Worker", "cpu_seconds", "is_alive", "state_of", "until"]
+__all__ = ["LEASE_S", "SCAN_S", "Event", "Worker", "cpu_seconds", "is_alive", "state_of", "until"]
 
 HERE = Path(__file__).parent
 
-EACH_BROKER = pytest.mark.parametrize("broker", ["sqlite", "redis"])
+EACH_BROKER = pytest.mark.parametrize("broker", ["sqlite", "redis", "amqp"])
 """Runs a test on each broker that outlives a process; without it, it is run on SQLite."""
+EACH_LEASING_BROKER = pytest.mark.parametrize("broker", ["sqlite", "redis"])
+"""On those whose leases end by time, and that keep a message until its outcome is stored."""
 ON_REDIS = pytest.mark.parametrize("broker", ["redis"])
+ON_RABBITMQ = pytest.mark.parametrize("broker", ["amqp"])
 ACKS = pytest.mark.parametrize("acks_late", [True, False], ids=["late", "early"])
 
 # The same, with what takes long to tell little more among the long runs.
@@ -43,13 +46,12 @@ EACH_BROKER_AND_ACKS = pytest.mark.parametrize(
         pytest.param("sqlite", False, id="sqlite-early"),
         pytest.param("redis", True, id="redis-late"),
         pytest.param("redis", False, id="redis-early", marks=pytest.mark.long),
+        pytest.param("amqp", True, id="amqp-late"),
+        pytest.param("amqp", False, id="amqp-early"),
     ],
 )
 
-LEASE_S = 1.5
 RENEWAL_S = 0.3
-SCAN_S = LEASE_S / 4
-"""Lapsed leases are looked for so often (docs/guarantees.md)."""
 SLACK_S = 2.0
 """What a machine with much else to do may add to a time of the guarantee table; `tell` prints what it was.
 
@@ -57,51 +59,14 @@ A look that comes late is made sure of by another. Less than five seconds in all
 """
 
 
-@dataclass(frozen=True)
-class Event:
-    """One line of the record that the bodies keep."""
+class Killed(NamedTuple):
+    """The kill of a worker."""
 
-    kind: str
-    task_id: str
-    delivery_count: int
-    pid: int
     at_mono: float
-
-
-class Record:
-    """What the bodies have recorded so far."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-        self._events: list[Event] = []
-
-    def events(self) -> list[Event]:
-        """Return every event, in the order of the file."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                lines = file.read().splitlines(keepends=True)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                kind, task_id, count, pid, at = line.decode().split()
-                self._events.append(Event(kind, task_id, int(count), int(pid), float(at)))
-        return self._events
-
-    def starts(self, task_id: str | None = None) -> list[Event]:
-        """Return the starts, of one task or of all."""
-        return [e for e in self.events() if e.kind == "start" and (task_id is None or e.task_id == task_id)]
-
-    def ends(self) -> list[Event]:
-        """Return the ends of bodies that ran to their last line."""
-        return [e for e in self.events() if e.kind == "end"]
-
-    def started_twice(self) -> int:
-        """Count the starts beyond the first of each task."""
-        starts = self.starts()
-        return len(starts) - len({e.task_id for e in starts})
+    begun: list[str]
+    """What it had begun, and no outcome is stored of."""
+    may_start_again: int
+    """Of the messages that it had at most so many can start a second time."""
 
 
 def done_mono(meta: TaskMeta) -> float:
@@ -124,6 +89,7 @@ class Scene:
         self.store = store
         self.url = store.url
         self.record = Record(record)
+        settings = store.settings | settings
         self.app = AioTask("sender", **({"broker": self.url} | settings))
         self.workers: list[Worker] = []
         self.sent: list[str] = []
@@ -169,6 +135,16 @@ class Scene:
                 return at
             worker.send(signal.SIGCONT)
 
+    async def kill(self, worker: Worker) -> Killed:
+        """End a worker by SIGKILL; return what there is to know of that."""
+        unsettled = None
+        if self.store.acknowledges_early:
+            await self.freeze(worker)
+            unsettled = self.store.unsettled(worker.pid)
+        at = await worker.kill()
+        begun = self.begun(worker.pid)
+        return Killed(at, begun, len(begun) if unsettled is None else unsettled)
+
     async def close(self) -> None:
         """End every process that was started here, whatever the test has come to."""
         for worker in self.workers:
@@ -193,16 +169,23 @@ class Scene:
         """Count what the queue holds."""
         admin: Any = self.app.broker
         (depth,) = await admin.depths([QUEUE])
-        return depth  # type: ignore[no-any-return]
+        return self.store.whole(depth)
 
     async def drained(self, within: float = PATIENCE_S) -> None:
         """Wait until nothing waits and nothing is handed out."""
 
+        depth = QueueDepth(QUEUE)
+
         async def is_empty() -> bool:
+            nonlocal depth
             depth = await self.depth()
             return depth.ready + depth.delayed + depth.reserved == 0
 
-        await until(is_empty, "the queue is empty", within)
+        try:
+            await until(is_empty, "the queue is empty", within)
+        except AssertionError as error:
+            error.add_note(f"{depth}\n{self.workers[-1].said}")
+            raise
 
     async def outcomes(self, ids: Iterable[str] | None = None) -> dict[str, TaskMeta]:
         """Return the final states that are stored."""

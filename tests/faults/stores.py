@@ -12,6 +12,7 @@ import redis
 from tests.servers.redis import RedisServer
 
 from aiotask.connections.redis.rows import is_final
+from aiotask.message import QueueDepth
 
 QUEUE = "default"
 
@@ -20,9 +21,18 @@ class Store(Protocol):
     """The place that a scene's workers and its sender share."""
 
     url: str
+    settings: dict[str, Any]
+    """What makes its senders and workers use it, beside the URL."""
+    found_within_s: float
+    """So soon others get what a worker had that was killed."""
+    acknowledges_early: bool
+    """Whether what is acknowledged early leaves the broker when it begins, and is lost with its worker."""
 
     def begun(self, pid: int | None) -> list[str]:
         """Return the ids of what is begun and has no outcome, by process `pid` or by all."""
+
+    def unsettled(self, pid: int) -> int | None:
+        """Return of how many messages the broker waits to hear from a process that is frozen; None: `begun` tells."""
 
     def done_count(self) -> int:
         """Count the final states, the cheap way."""
@@ -30,8 +40,11 @@ class Store(Protocol):
     def stored_outcomes(self) -> int:
         """Count how often a row was written to the results: the number of ids when each was written once."""
 
-    def given_back(self) -> list[tuple[int, int]]:
-        """Return of each message that waits how often it was handed out, and how often it was lost."""
+    def given_back(self) -> list[tuple[int, int]] | None:
+        """Return of each message that waits how often it was handed out, and how often it was lost.
+
+        None where nobody can look without changing that.
+        """
 
     def leases_have_lapsed(self) -> bool:
         """Tell whether all that is handed out is past its lease."""
@@ -42,14 +55,39 @@ class Store(Protocol):
     def end_waits(self) -> None:
         """Let what all workers wait for run out, as it does every few seconds."""
 
+    def whole(self, depth: QueueDepth) -> QueueDepth:
+        """Return what the broker counts of a queue with that which it can't count."""
+
     def close(self) -> None:
         """Close what was opened to look."""
 
 
-class SqliteStore:
+LEASE_S = 1.5
+SCAN_S = LEASE_S / 4
+"""Lapsed leases are looked for so often (docs/guarantees.md)."""
+
+
+class _Leasing:
+    """A place whose broker has leases, and keeps each message until its outcome is stored."""
+
+    found_within_s = LEASE_S + SCAN_S
+    acknowledges_early = False
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+
+    def unsettled(self, pid: int) -> int | None:
+        return None
+
+    def whole(self, depth: QueueDepth) -> QueueDepth:
+        return depth
+
+
+class SqliteStore(_Leasing):
     """A SQLite file."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.path = folder / "aiotask.db"
         self.url = f"sqlite:///{self.path}"
         self._file: sqlite3.Connection | None = None
@@ -107,7 +145,7 @@ class SqliteStore:
         return self._file.execute(sql, arguments).fetchall()
 
 
-class RedisStore:
+class RedisStore(_Leasing):
     """A Redis server, empty at first."""
 
     PREFIX = f"aiotask:{{{QUEUE}}}:"
@@ -115,6 +153,7 @@ class RedisStore:
 
     def __init__(self, server: RedisServer, *, durable: RedisServer | None = None) -> None:
         """Look at `server` from now on; `durable` has the results, when that one writes what it does to disk."""
+        super().__init__()
         self.server = server
         self.url = server.url()
         self.client = redis.Redis.from_url(self.url, protocol=2, socket_timeout=30)

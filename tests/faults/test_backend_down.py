@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
+from tests.servers.rabbitmq import RabbitServer, vhost_of
 from tests.servers.redis import RedisServer
 
 from aiotask import BackendError
 from aiotask.states import SUCCESS
 
-from .harness import ACKS_EARLY_LONG, LEASE_S, Scene, until
-from .stores import RedisStore
+from .harness import LEASE_S, Scene, until
+from .rabbit_store import RabbitStore
+from .stores import RedisStore, Store
 
 CONCURRENCY = 5
 
@@ -22,20 +25,41 @@ def results(start_redis: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 async def scene(
-    start_redis: Callable[..., RedisServer], results: RedisServer, scene_on: Callable[..., Awaitable[Scene]]
+    broker: str,
+    start_redis: Callable[..., RedisServer],
+    results: RedisServer,
+    scene_on: Callable[..., Awaitable[Scene]],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> AsyncIterator[Scene]:
-    store = RedisStore(start_redis(), durable=results)
-    yield await scene_on(store, result_backend=results.url())
+    store: Store
+    if broker == "amqp":
+        rabbit: RabbitServer = request.getfixturevalue("shared_rabbit")
+        with vhost_of(rabbit) as vhost:
+            store = RabbitStore(rabbit, RedisStore(results, durable=results), tmp_path / "record", vhost=vhost)
+            yield await scene_on(store)
+    else:
+        store = RedisStore(start_redis(), durable=results)
+        yield await scene_on(store, result_backend=results.url())
     store.close()
 
 
 LONG = [pytest.mark.long, pytest.mark.timeout(120)]
+SHORT_S = LEASE_S + 0.3
 
 
-@ACKS_EARLY_LONG
-@pytest.mark.parametrize("down_s", [LEASE_S + 0.3, pytest.param(30.0, marks=LONG)])
+@pytest.mark.parametrize(
+    ("broker", "acks_late", "down_s"),
+    [
+        ("redis", True, SHORT_S),
+        ("amqp", False, SHORT_S),
+        pytest.param("redis", False, SHORT_S, marks=pytest.mark.long),
+        pytest.param("amqp", True, SHORT_S, marks=pytest.mark.long),
+        *(pytest.param(broker, late, 30.0, marks=LONG) for broker in ("redis", "amqp") for late in (True, False)),
+    ],
+)
 async def test_bodies_run_once_and_are_acknowledged_when_stored_though_the_backend_is_down(
-    scene: Scene, results: RedisServer, acks_late: bool, down_s: float
+    scene: Scene, broker: str, results: RedisServer, acks_late: bool, down_s: float
 ) -> None:
     worker = await scene.worker("-c", str(CONCURRENCY), task_acks_late=acks_late)
     await scene.send("nap", 0.05, times=10)
@@ -49,8 +73,9 @@ async def test_bodies_run_once_and_are_acknowledged_when_stored_though_the_backe
     await scene.send("nap", 0.05, times=60)
     await asyncio.sleep(down_s)
     ended = len(scene.record.ends()) - 10
-    held = scene.begun()
     depth = await scene.depth()
+    unsettled = depth.ready + depth.reserved
+    held = scene.begun() if broker == "redis" else scene.record.starts()[10:]
     await asyncio.to_thread(results.restart)
     at = scene.now()
 
@@ -73,7 +98,8 @@ async def test_bodies_run_once_and_are_acknowledged_when_stored_though_the_backe
     )
     assert 1 <= ended <= 4 * CONCURRENCY  # what is not stored is bounded: no more is taken
     assert len(held) >= ended  # and not acknowledged
-    assert depth.ready + depth.reserved == 61
+    gone = len(held) if broker == "amqp" and not acks_late else 0  # acknowledged when they began
+    assert unsettled == 61 - gone
     assert {meta.state for meta in outcomes.values()} == {SUCCESS}
     assert scene.record.started_twice() == 0
     assert len(scene.record.starts()) == scene.stored_outcomes() == 71

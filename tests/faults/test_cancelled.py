@@ -3,15 +3,17 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
-from tests.servers.redis import RedisServer
 
 from aiotask import AioTask, AsyncResult, WorkerLost
-from aiotask.message import QueueDepth
+from aiotask.outcome import TaskMeta
 
 from .harness import until
+from .rabbit_store import RabbitStore
+from .stores import QUEUE, RedisStore, Store
 
 CALLS_AT_ONCE = 12
 
@@ -106,42 +108,40 @@ class Program:
             await asyncio.gather(*(call for call in calls if call not in given_up))
 
 
-@pytest.fixture
-async def depth(redis_server: RedisServer) -> AsyncIterator[AioTask]:
-    app = AioTask("watching", broker=redis_server.url())
-    await app.connect()
-    yield app
-    await app.close()
+LONG = [pytest.mark.long]
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("seed", "rounds"),
+    ("broker", "seed", "rounds"),
     [
-        (1, 25),
-        (2, 25),
-        *(pytest.param(seed, 300, marks=pytest.mark.long) for seed in range(10, 14)),
+        ("redis", 1, 25),
+        ("redis", 2, 25),
+        ("amqp", 1, 25),
+        *(pytest.param(broker, seed, 300, marks=LONG) for broker in ("redis", "amqp") for seed in range(10, 14)),
     ],
 )
 async def test_nothing_is_lost_or_doubled_when_calls_are_cancelled_anywhere(
-    redis_server: RedisServer, depth: AioTask, seed: int, rounds: int
+    store: Store, seed: int, rounds: int
 ) -> None:
-    program = Program(redis_server.url(), seed)
+    """On RabbitMQ with results over rpc."""
+    program = Program(store.url, seed)
     async with program.app.worker(concurrency=20):
         await (await program.body.delay(-1)).get(timeout=10)
-        before = len(clients(redis_server)) + 1  # the thread that renews leases connects when there are any to renew
+        before = connections(store) + 1  # the thread that renews leases connects when there are any to renew
         for _ in range(rounds):
             await program.round()
         assert await (await program.body.delay(-2)).get(timeout=10) == -2  # what it uses is usable still
+        admin: Any = program.app.broker
 
         async def is_empty() -> bool:
-            depths: list[QueueDepth] = await depth.broker.depths(["default"])
-            return depths[0].ready + depths[0].reserved == 0
+            [depth] = await admin.depths([QUEUE])
+            depth = store.whole(depth)
+            return bool(depth.ready + depth.reserved == 0)
 
         await until(is_empty, "all is done")
-        await until(lambda: len(clients(redis_server)) <= before, "no connection is left behind")
-        metas = await program.app.backend.fetch(list(program.confirmed.values()))
-    outcomes = {meta.id: meta for meta in metas if meta is not None}
+        await until(lambda: connections(store) <= before, "no connection is left behind")
+        outcomes = await all_there_are(program)
     # Acknowledged early, and begun by a worker that was stopped at once: an outcome, too.
     ended_unstarted = [id_ for number, id_ in program.confirmed.items() if number not in program.starts]
     lost = [id_ for id_ in program.confirmed.values() if id_ not in outcomes]
@@ -157,7 +157,24 @@ async def test_nothing_is_lost_or_doubled_when_calls_are_cancelled_anywhere(
     assert set(program.cancelled) == {"delay", "send_many", "get", "get_late", "work"}
 
 
-def clients(server: RedisServer) -> list[bytes]:
-    """Return the connections that the server has, but for that which asks."""
-    found: bytes = server.call("CLIENT", "LIST")
-    return [line for line in found.splitlines() if b"cmd=client" not in line]
+async def all_there_are(program: Program) -> dict[str, TaskMeta]:
+    """Return the outcomes, once those that are on their way have come."""
+    outcomes: dict[str, TaskMeta] = {}
+
+    async def complete() -> bool:
+        metas = await program.app.backend.fetch(list(program.confirmed.values()))
+        outcomes.update({meta.id: meta for meta in metas if meta is not None})
+        return len(outcomes) == len(program.confirmed)
+
+    with suppress(AssertionError):  # how many have not is counted
+        await until(complete, "all outcomes have come", within=5)
+    return outcomes
+
+
+def connections(store: Store) -> int:
+    """Count the connections that the server has, but for that which asks."""
+    if isinstance(store, RabbitStore):
+        return int(store.server.evaluate("length(rabbit_networking:connections())."))
+    assert isinstance(store, RedisStore)
+    commands = [client["cmd"] for client in store.client.client_list()]
+    return sum("psubscribe" not in command and "client" not in command for command in commands)

@@ -6,7 +6,17 @@ import pytest
 
 from aiotask.states import FAILURE, SUCCESS
 
-from .harness import ACKS, EACH_BROKER, EACH_BROKER_REDIS_LONG, LEASE_S, SCAN_S, SLACK_S, Scene, done_mono, until
+from .harness import (
+    ACKS,
+    EACH_BROKER_REDIS_LONG,
+    EACH_LEASING_BROKER,
+    LEASE_S,
+    SCAN_S,
+    SLACK_S,
+    Scene,
+    done_mono,
+    until,
+)
 
 NAP_S = 0.8
 """Over while its worker is stopped, so that its outcome is there at once when that goes on."""
@@ -61,7 +71,7 @@ async def test_late_outcome_is_refused_when_another_worker_still_runs_the_task(s
     assert len(scene.record.starts()) == 2
 
 
-@EACH_BROKER
+@EACH_LEASING_BROKER
 async def test_worker_lost_stands_when_the_lost_worker_comes_back_and_acks_are_early(scene: Scene) -> None:
     other = await scene.frozen("-c", "5", task_acks_late=False)
     frozen = await scene.worker("-c", "5", task_acks_late=False)

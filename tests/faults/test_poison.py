@@ -8,8 +8,9 @@ import pytest
 
 from aiotask.states import FAILURE, SUCCESS
 
-from .harness import EACH_BROKER, EACH_BROKER_REDIS_LONG, Scene
+from .harness import EACH_BROKER, EACH_BROKER_REDIS_LONG, ON_RABBITMQ, Scene, until
 
+CONCURRENCY = 8
 MAX_DELIVERIES = 4
 """The default of `task_max_deliveries`."""
 
@@ -40,7 +41,7 @@ async def replaced_workers(scene: Scene, count: int, *, acks_late: bool) -> Asyn
 
     async def keep() -> None:
         while True:
-            worker = scene.launch("-c", "8", task_acks_late=acks_late)
+            worker = scene.launch("-c", str(CONCURRENCY), task_acks_late=acks_late)
             while worker.code is None:
                 await asyncio.sleep(0.02)
 
@@ -88,7 +89,7 @@ async def check_only_the_culprits_are_dead(scene: Scene, bad: list[str], good: l
 
 @EACH_BROKER
 async def test_only_the_culprit_is_dead_lettered_when_a_task_kills_its_supervised_process(scene: Scene) -> None:
-    await scene.worker("--processes", "2", "-c", "8", task_acks_late=True)
+    await scene.worker("--processes", "2", "-c", str(CONCURRENCY), task_acks_late=True)
     bad, good = await poison(scene, 1)
     await tell(scene, "poison, --processes 2, acks late", bad, good)
     await check_only_the_culprits_are_dead(scene, bad, good)
@@ -99,7 +100,8 @@ async def test_only_the_culprit_is_dead_lettered_when_a_task_kills_its_supervise
     ("broker", "workers"),
     [
         ("sqlite", 1),
-        *(pytest.param(*each, marks=pytest.mark.long) for each in [("sqlite", 2), ("redis", 1), ("redis", 2)]),
+        pytest.param("sqlite", 2, marks=pytest.mark.long),
+        *(pytest.param(broker, count, marks=pytest.mark.long) for broker in ("redis", "amqp") for count in (1, 2)),
     ],
 )
 async def test_only_the_culprit_is_dead_lettered_when_a_task_kills_its_process(scene: Scene, workers: int) -> None:
@@ -136,3 +138,31 @@ async def test_poison_starts_once_when_acks_are_early(scene: Scene) -> None:
     ended = {event.task_id for event in scene.record.ends()}
     assert {id_ for id_ in good if id_ not in ended} <= failed
     assert {id_ for id_ in good if id_ not in failed} == {id_ for id_ in good if outcomes[id_].state == SUCCESS}
+
+
+@pytest.mark.long
+@ON_RABBITMQ
+async def test_poison_is_lost_with_what_ran_beside_it_when_it_was_acknowledged_when_it_began(scene: Scene) -> None:
+    """Nobody else knows of them; what had not started is run."""
+    async with replaced_workers(scene, 1, acks_late=False):
+        async with good_tasks(scene):
+            await until(lambda: len(scene.record.ends()) >= 6, "some are done")
+            (bad,) = await scene.send("poison")
+            await until(lambda: scene.workers[0].code is not None, "it has killed its process")
+        begun = set(scene.begun(scene.workers[0].pid))
+        await scene.drained()
+
+        def has_ended() -> bool:
+            return {e.task_id for e in scene.record.starts()} - begun <= {e.task_id for e in scene.record.ends()}
+
+        await until(has_ended, "all that has started has ended")
+        await scene.all_done({event.task_id for event in scene.record.ends()} - begun)
+    outcomes = await scene.outcomes()
+    lost = set(scene.sent) - set(outcomes)
+    await scene.tell("poison, acks early", begun=len(begun))
+    assert len(scene.record.starts(bad)) == 1
+    assert scene.record.started_twice() == 0
+    assert bad in lost
+    assert len(lost) <= CONCURRENCY  # what began with it, in the same step, has not all come to its first line
+    assert {meta.state for meta in outcomes.values()} == {SUCCESS}
+    assert await scene.dead() == {}

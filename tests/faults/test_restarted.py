@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 from tests.servers.redis import RedisServer
 
 from aiotask.states import SUCCESS
 
-from .harness import ACKS_EARLY_LONG, LEASE_S, SLACK_S, Scene, Worker, until
+from .harness import ACKS_EARLY_LONG, LEASE_S, SLACK_S, Scene, until
 from .stores import QUEUE, RedisStore
+from .traffic import consuming_again, senders
 
 CONSUMING_AGAIN_S = 2.0
 NEW_WORK_S = 5.0
@@ -30,46 +30,12 @@ async def scene(server: RedisServer, scene_on: Callable[..., Awaitable[Scene]]) 
     store.close()
 
 
-@asynccontextmanager
-async def senders(scene: Scene, count: int) -> AsyncIterator[list[float]]:
-    """Let so many send one task after the other as long as the block runs; yields how long each call took."""
-    enough = asyncio.Event()
-    took: list[float] = []
-
-    async def send() -> None:
-        while not enough.is_set():
-            at = scene.now()
-            await scene.send("nap", 0.02)
-            took.append(scene.now() - at)
-            await asyncio.sleep(0.01)
-
-    sending = [asyncio.create_task(send()) for _ in range(count)]
-    try:
-        yield took
-    finally:
-        enough.set()
-        await asyncio.gather(*sending)
-
-
 async def restart(scene: Scene, server: RedisServer, down_s: float, *, keep: bool = True) -> tuple[float, int]:
     """Kill the server and start it again; return when it answered, and how much was begun and not stored."""
     await asyncio.to_thread(server.kill9)
     await asyncio.sleep(down_s)
     await asyncio.to_thread(server.restart, keep=keep)
     return scene.now(), len(scene.begun())
-
-
-async def consuming_again(scene: Scene, workers: list[Worker], answered: float) -> float:
-    """Wait until each worker has started something since the server answered; return how long that took the last."""
-
-    def first(worker: Worker) -> float | None:
-        return next((e.at_mono for e in scene.record.starts() if e.pid == worker.pid and e.at_mono > answered), None)
-
-    def all_have() -> bool:
-        return None not in [first(worker) for worker in workers]
-
-    await until(all_have, "all workers consume again")
-    return max(first(worker) or 0.0 for worker in workers) - answered
 
 
 LONG = [pytest.mark.long, pytest.mark.timeout(150)]

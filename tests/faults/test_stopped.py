@@ -21,18 +21,22 @@ STOPPED_WITHOUT_STORING_S = 12.0
 @ACKS
 @pytest.mark.parametrize(
     ("broker", "number"),
-    [("sqlite", signal.SIGTERM), ("sqlite", signal.SIGINT), ("redis", signal.SIGTERM)],
-    ids=["sqlite-SIGTERM", "sqlite-SIGINT", "redis-SIGTERM"],
+    [("sqlite", signal.SIGTERM), ("sqlite", signal.SIGINT), ("redis", signal.SIGTERM), ("amqp", signal.SIGTERM)],
+    ids=["sqlite-SIGTERM", "sqlite-SIGINT", "redis-SIGTERM", "amqp-SIGTERM"],
 )
 async def test_reserved_messages_are_handed_back_at_once_when_a_worker_is_told_to_stop(
     scene: Scene, number: int, acks_late: bool
 ) -> None:
-    other = await scene.frozen("-c", "20", task_acks_late=acks_late)
+    pushes = scene.store.acknowledges_early  # a frozen worker would be given messages, too
+    other = None if pushes else await scene.frozen("-c", "20", task_acks_late=acks_late)
     leaving = await scene.worker("-c", "4", task_acks_late=acks_late, worker_prefetch_multiplier=5)
-    await scene.send("nap", 1.2, times=20)
+    await scene.send("nap", 3.0 if pushes else 1.2, times=20)
     await until(lambda: len(scene.record.starts()) == 4, "four have started")
-    assert (await scene.depth()).reserved == 20
-    other.thaw()
+    assert (await scene.depth()).reserved == (16 if pushes and not acks_late else 20)
+    if other is None:
+        other = await scene.worker("-c", "20", task_acks_late=acks_late)
+    else:
+        other.thaw()
     at = leaving.send(number)
     assert await leaving.ended() == 0
     outcomes = await scene.all_done()
@@ -46,9 +50,12 @@ async def test_reserved_messages_are_handed_back_at_once_when_a_worker_is_told_t
     )
 
     assert not late
-    assert len(others) == 16
+    begun = [event for event in scene.record.starts() if event.pid == leaving.pid]
+    assert len(others) == 20 - len(begun)
+    assert len(begun) == 4 or pushes
     assert slowest < 1.0
-    assert {event.delivery_count for event in others} == {2}
+    unasked = {1} if pushes else set()  # pushed, and nobody had asked for it
+    assert {event.delivery_count for event in others} - unasked == {2}
     assert {meta.state for meta in outcomes.values()} == {SUCCESS}  # L 0
     assert scene.record.started_twice() == 0  # D 0
     assert scene.stored_outcomes() == 20
@@ -83,6 +90,7 @@ async def stop_by_second_signal(worker: Worker) -> float:
         *(("sqlite", body) for body in BODIES),
         ("redis", "coroutine"),
         *(pytest.param("redis", body, marks=pytest.mark.long) for body in list(BODIES)[1:]),
+        *(pytest.param("amqp", body, marks=pytest.mark.long) for body in BODIES),
     ],
 )
 async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
@@ -95,7 +103,8 @@ async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
     at = await (stop_by_grace if by == "grace" else stop_by_second_signal)(leaving)
 
     async def is_over() -> bool:
-        return (await scene.depth()).reserved == 0
+        settled = acks_late or len(await scene.outcomes(ids)) == 3  # what left the broker as it began is not reserved
+        return settled and (await scene.depth()).reserved == 0
 
     await until(is_over, "nothing is reserved")
     given = scene.store.given_back()
@@ -106,14 +115,14 @@ async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
     ended = scene.now() - at
     if acks_late:
         assert outcomes == {}
-        assert given == [(1, 0)] * 3  # handed out once, lost never
+        assert given in ([(1, 0)] * 3, None)  # handed out once, lost never
         await scene.worker(task_acks_late=True)
         outcomes = await scene.all_done()
         assert {meta.state for meta in outcomes.values()} == {SUCCESS}  # L 0
         assert {event.delivery_count for event in scene.record.ends()} == {2}
         assert await scene.dead() == {}
     else:
-        assert given == []
+        assert not given
         assert {meta.state for meta in outcomes.values()} == {FAILURE}
         assert {meta.result["exc_type"] for meta in outcomes.values()} == {"WorkerLost"}
         assert {letter.reason for letter in (await scene.dead()).values()} == {"WorkerLost"}

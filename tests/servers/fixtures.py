@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.servers.proxy import FaultProxy
-from tests.servers.rabbitmq import RabbitServer, need_rabbitmq, vhost_of
+from tests.servers.rabbitmq import RabbitServer, need_rabbitmq, server_of_this_process, vhost_of
 from tests.servers.redis import RedisServer, certificates, need_redis
 
 from aiotask.connections.redis import RedisLink
@@ -88,11 +88,9 @@ async def link(redis_url: str, open_link: Callable[..., Awaitable[RedisLink]]) -
 
 
 @pytest.fixture(scope="session")
-def shared_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    """One server for all tests of this process, since it takes seconds to start; each has a virtual host."""
-    need_rabbitmq()
-    with RabbitServer(tmp_path_factory.mktemp("rabbitmq")) as server:
-        yield server
+def shared_rabbit() -> RabbitServer:
+    """One server for all tests of this process; each has a virtual host. What is changed in it is to be undone."""
+    return server_of_this_process()
 
 
 @pytest.fixture

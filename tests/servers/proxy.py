@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple, Self
 Direction = Literal["to_server", "to_client"]
 
 PATIENCE_S = 10.0
-_TLS = b"\x16"
+_NOT_REDIS = (b"\x16", b"AMQP", b"\x01")
+"""What TLS begins with, and AMQP to the server and back."""
 _REPLY_WITHIN_S = 0.5
 """A command that was to be carried out before a cut, and blocks, is taken for carried out after so long."""
 
@@ -35,7 +36,7 @@ class Frames:
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take bytes; return for each frame that ends in them how many of them pass with it, and its first word."""
-        if not self._at and not self._buffer and data.startswith(_TLS):
+        if not self._at and not self._buffer and data.startswith(_NOT_REDIS):
             self._blind = True
         if self._blind:
             return []
@@ -91,8 +92,8 @@ class Cut(NamedTuple):
 class FaultProxy:
     """Passes connections on to a server. A context manager.
 
-    Commands, replies and bytes are counted over all connections, in the order in which they came. TLS passes, with its
-    bytes counted alone.
+    Commands, replies and bytes are counted over all connections, in the order in which they came. TLS and AMQP pass,
+    with their bytes counted alone.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:

@@ -4,11 +4,14 @@ None that the system may run is looked for or used. Each has a port mapper (epmd
 `erl_call`, which takes milliseconds where `rabbitmqctl` takes seconds.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +25,16 @@ from tests.servers.redis import dying_with_us, free_port
 PATIENCE_S = 60.0
 """A server that is not up by then is not coming; it takes 6 s on a machine that has nothing else to do."""
 
+LOOK_S = 3.0
+"""A node that is asked while it starts does not always answer: it is asked again."""
+
 PACKAGE = "rabbitmq-server"
 PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 """Debian's own is a wrapper that insists on the system's folders and on its user; this is the server's."""
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 1 << 30
+"""A file system in memory, and what has to be free there: to make a queue waits for the disk several times."""
 
 MISSING = f"{PACKAGE} is not installed. Run tools/need-servers, or: sudo apt-get install {PACKAGE}"
 USER = "guest"
@@ -43,23 +53,40 @@ def need_rabbitmq() -> None:
         pytest.skip(MISSING)
 
 
+def data_folder(otherwise: Path) -> Path:
+    """Return a folder for what a server writes: in memory, where there is room, under the name of this process.
+
+    Those of processes that were killed are deleted.
+    """
+    for left in MEMORY.glob("aiotask-rabbitmq-*"):
+        if not Path(f"/proc/{left.name.split('-')[2]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
+        return otherwise
+    return Path(tempfile.mkdtemp(prefix=f"aiotask-rabbitmq-{os.getpid()}-", dir=MEMORY))
+
+
 class RabbitServer:
     """A RabbitMQ node. A context manager: it is killed at the end, and by the kernel when the tests are."""
 
-    def __init__(self, folder: Path, *settings: str) -> None:
+    def __init__(self, folder: Path, *settings: str, tls: bool = False) -> None:
         """Say what is to be started. Nothing is.
 
         Args:
             folder: Its working folder, made when it is missing.
             *settings: Lines of its `rabbitmq.conf`.
+            tls: Speak TLS on a second port, with `server.crt`, `server.key` and `ca.crt` in `folder`.
         """
         self.folder = folder
         self.port = 0
+        self.tls_port = 0
+        self._tls = tls
         self._distribution_port = 0
         self._mapper_port = 0
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._mapper: subprocess.Popen[bytes] | None = None
+        self._data: Path | None = None
         self._vhosts = 0
 
     # ---- its life ----
@@ -67,12 +94,15 @@ class RabbitServer:
     def start(self) -> Self:
         """Start it, and return when it takes connections. On the ports that it had before, if it had some."""
         need_rabbitmq()
-        self._write_files()
+        if self._data is None:
+            self._data = data_folder(self.folder)
         deadline = time.monotonic() + PATIENCE_S
         anywhere = self.port == 0
         while True:
             if anywhere:
                 self.port, self._distribution_port, self._mapper_port = free_port(), free_port(), free_port()
+                self.tls_port = free_port()
+            self._write_files()
             mapper = ["epmd", "-port", str(self._mapper_port), "-address", "127.0.0.1"]
             with self.log_path.open("ab") as log:
                 self._mapper = self._started(mapper, log.fileno())
@@ -99,7 +129,7 @@ class RabbitServer:
         """
         self.kill9()
         if not keep:
-            shutil.rmtree(self.folder / "mnesia", ignore_errors=True)
+            self._forget()
         self.start()
 
     def sigstop(self) -> None:
@@ -116,7 +146,12 @@ class RabbitServer:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill it, and forget what it has written."""
         self.kill9()
+        self._forget()
 
     # ---- what it is ----
 
@@ -156,14 +191,14 @@ class RabbitServer:
 
     # ---- what it is told ----
 
-    def evaluate(self, expression: str) -> str:
+    def evaluate(self, expression: str, patience: float = PATIENCE_S) -> str:
         """Return what an Erlang expression, with a full stop at its end, comes to on the node."""
         for _ in range(3):  # it gives its connection up at once when the node is busy
             done = subprocess.run(
                 ["erl_call", "-address", f"localhost:{self._distribution_port}", "-c", "cookie", "-r", "-e"],
                 input=f"{expression}\n".encode(),
                 capture_output=True,
-                timeout=PATIENCE_S,
+                timeout=patience,
                 check=False,
             )
             if b"failed to connect" not in done.stderr:
@@ -176,8 +211,7 @@ class RabbitServer:
         """Make a virtual host that nobody else uses, and return its name."""
         self._vhosts += 1
         name = f"test-{os.getpid()}-{self._vhosts}"
-        self.evaluate(f'ok = rabbit_vhost:add(<<"{name}">>, <<"test">>).')
-        self.allow(name)
+        self.evaluate(f'ok = rabbit_vhost:add(<<"{name}">>, <<"test">>), {_permitting(name, USER, ".*")}.')
         return name
 
     def drop_vhost(self, name: str) -> None:
@@ -186,11 +220,7 @@ class RabbitServer:
 
     def allow(self, vhost: str, *, user: str = USER, allowed: str = ".*") -> None:
         """Say what a user may do in a virtual host: to what names the regular expression fits."""
-        pattern = f'<<"{allowed}">>'
-        self.evaluate(
-            f'ok = rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost}">>, '
-            f'{pattern}, {pattern}, {pattern}, <<"test">>).'
-        )
+        self.evaluate(f"{_permitting(vhost, user, allowed)}.")
 
     def set_memory_alarm(self, *, on: bool) -> None:
         """Let it have no memory left for publishers, or have it again."""
@@ -199,6 +229,27 @@ class RabbitServer:
     def close_connections(self) -> None:
         """Close every client's connection, as its operator can."""
         self.evaluate('[rabbit_networking:close_connection(P, "test") || P <- rabbit_networking:connections()].')
+
+    def wait_until_queues_last(self) -> None:
+        """Wait until the quorum queues that there are would survive a kill.
+
+        The server notes in a file which there are half a second after the last was made. Of one that is not there it
+        has lost all that it has confirmed when it is killed, and the queue never gets a leader again (3.10.8).
+        """
+        assert self._data is not None, "it was not started"
+        file = self._data / "mnesia/rabbit@localhost/quorum/rabbit@localhost/names.dets"
+        names = self.evaluate(
+            "string:join([atom_to_list(element(1, amqqueue:get_pid(Q))) || Q <- rabbit_amqqueue:list(), "
+            'amqqueue:get_type(Q) =:= rabbit_quorum_queue], "\n").'
+        )
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            noted = file.read_bytes()
+            missing = [name for name in names.strip('"[]').split("\\n") if name.encode() not in noted]
+            if not missing and time.time() - file.stat().st_mtime > 1.0:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"not within {PATIENCE_S:g} s: the server has noted its queues; missing {missing}")
 
     def queues(self, vhost: str) -> list[str]:
         """Return the names of the queues of a virtual host, sorted."""
@@ -210,11 +261,22 @@ class RabbitServer:
 
     # ---- inside ----
 
+    def _forget(self) -> None:
+        if self._data is not None:
+            shutil.rmtree(self._data / "mnesia", ignore_errors=True)
+            if self._data != self.folder:
+                shutil.rmtree(self._data, ignore_errors=True)
+            self._data = None
+
     def _write_files(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "env.conf").touch()
         lines = ["vm_memory_high_watermark.relative = 0.8", "disk_free_limit.absolute = 1MB", *self._settings]
+        if self._tls:
+            files = {"cacertfile": "ca.crt", "certfile": "server.crt", "keyfile": "server.key"}
+            lines += [f"ssl_options.{option} = {self.folder / name}" for option, name in files.items()]
+            lines.append(f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}")
         (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
@@ -232,7 +294,7 @@ class RabbitServer:
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
-            "RABBITMQ_MNESIA_BASE": f"{folder}/mnesia",
+            "RABBITMQ_MNESIA_BASE": f"{self._data}/mnesia",
             "RABBITMQ_LOG_BASE": f"{folder}/log",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
             "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
@@ -251,7 +313,7 @@ class RabbitServer:
     def _wait_until_it_is_up(self, deadline: float) -> bool:
         while time.monotonic() < deadline and self.running:
             with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-                if self.evaluate("rabbit:is_running().") == "true":
+                if self.evaluate("rabbit:is_running().", LOOK_S) == "true":
                     return True
             time.sleep(0.05)
         return False
@@ -269,6 +331,25 @@ class RabbitServer:
                 process.kill()
                 process.wait(PATIENCE_S)
         self._process = self._mapper = None
+
+
+def _permitting(vhost: str, user: str, allowed: str) -> str:
+    pattern = f'<<"{allowed}">>'
+    return (
+        f'ok = rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost}">>, '
+        f'{pattern}, {pattern}, {pattern}, <<"test">>)'
+    )
+
+
+@functools.cache
+def server_of_this_process() -> RabbitServer:
+    """Return a server that all tests of this process share, since it takes seconds to start; gone with the process."""
+    need_rabbitmq()
+    folder = Path(tempfile.mkdtemp(prefix="aiotask-rabbitmq-"))
+    server = RabbitServer(folder).start()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(server.end)
+    return server
 
 
 @contextlib.contextmanager
