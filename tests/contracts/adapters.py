@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq import server_of_this_process
 from tests.servers.redis import RedisServer, free_port
 
 from aiotask.brokers.amqp import AmqpBroker
@@ -117,16 +117,6 @@ def redis_backend(_: Path) -> BackendHarness:
     )
 
 
-@functools.cache
-def rabbit_server() -> RabbitServer:
-    """Return a server that the tests of this process share; it is gone with the process."""
-    folder = Path(tempfile.mkdtemp(prefix="aiotask-rabbitmq-"))
-    server = RabbitServer(folder).start()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(server.kill9)
-    return server
-
-
 ALL_AMQP_LACKS = frozenset(Ability)
 AMQP_PRIORITIES_LACK = ALL_AMQP_LACKS - {Ability.PRIORITIES}
 
@@ -135,7 +125,7 @@ class RabbitHarness(BrokerHarness):
     """Brokers in a virtual host of their own. Leases end there with their connection: `lapse` cuts it."""
 
     def __init__(self, *, max_priority: int | None = None) -> None:
-        server = rabbit_server()
+        server = server_of_this_process()
         self._vhost = server.make_vhost()
         self._brokers: list[AmqpBroker] = []
 
@@ -147,19 +137,21 @@ class RabbitHarness(BrokerHarness):
         super().__init__(
             connect=connect,
             unreachable=lambda: AmqpBroker(AmqpLink(f"amqp://127.0.0.1:{free_port()}/")),
+            lease=0.3,
+            quiet=0.1,
             lacks=ALL_AMQP_LACKS if max_priority is None else AMQP_PRIORITIES_LACK,
         )
 
     async def lapse(self) -> None:
         for broker in self._brokers:
-            for subscription in tuple(broker.subscriptions):
+            for subscription in tuple(broker._subscriptions):
                 if subscription.lease == self.lease:
                     subscription.link.cut()
         await super().lapse()
 
     async def __aexit__(self, *exc_info: object) -> None:
         await super().__aexit__(*exc_info)
-        rabbit_server().drop_vhost(self._vhost)
+        server_of_this_process().drop_vhost(self._vhost)
 
 
 BROKERS: dict[str, Callable[[Path], BrokerHarness]] = {

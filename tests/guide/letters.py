@@ -1,5 +1,6 @@
 """Reads dead letters, which on RabbitMQ come a moment after the result: there the two are not one step."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -11,9 +12,10 @@ LATE_S = 3.0
 
 
 async def read_letters(app: AioTask, queues: list[str] | None = None) -> list[DeadLetter]:
-    """Return the dead letters, the newest first; on RabbitMQ once there are some, or after a second."""
+    """Return the dead letters, the newest first; on RabbitMQ once all that the app's workers had taken is settled."""
     broker: Any = app.broker
-    deadline = time.monotonic() + (LATE_S if isinstance(broker, AmqpBroker) else 0.0)
-    while not (found := list(await broker.dead_letters(queues))) and time.monotonic() < deadline:
-        pass
-    return found
+    if isinstance(broker, AmqpBroker):
+        deadline = time.monotonic() + LATE_S
+        while any(one._holding.out for one in broker._subscriptions) and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+    return list(await broker.dead_letters(queues))

@@ -8,6 +8,7 @@ from tests.servers.rabbitmq import RabbitServer, vhost_of
 from tests.servers.redis import free_port
 
 from aiotask.brokers.amqp import AmqpBroker
+from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.connections.amqp import AmqpLink, Message
 from aiotask.exceptions import BrokerConnectionError, BrokerError, BrokerFull, ImproperlyConfigured, PublishError
 from aiotask.message import Envelope, Settlement, Start, Verdict, new_id
@@ -59,6 +60,54 @@ async def drain(subscription, wanted: set[str]) -> list[str]:
     return came
 
 
+async def test_confirmed_messages_survive_when_the_server_is_killed(private_rabbit: RabbitServer, brokers) -> None:
+    broker = await brokers(private_rabbit.url(), publish_timeout=2 * PATIENCE_S)
+    subscription = await subscribe(broker)
+    await broker.publish([envelope(), envelope(delay_s=2.0)])
+    await asyncio.to_thread(private_rabbit.wait_until_queues_last)
+    sent: set[str] = set()
+
+    async def send(count: int) -> None:
+        for at in range(count):
+            batch = [envelope(), envelope(delay_s=0.1 + at % 7 * 0.3)]
+            await broker.publish(batch)
+            sent.update(one.id for one in batch)
+            await asyncio.sleep(0.01)
+
+    sending = asyncio.create_task(send(150))
+    came: set[str] = set()
+    await soon(lambda: _some(subscription, came))
+    await asyncio.to_thread(private_rabbit.restart)
+    await sending
+    await soon(lambda: _drained(subscription, came, private_rabbit))
+    assert sent <= came
+    assert broker.connected
+
+
+async def _some(subscription, came: set[str]) -> bool:
+    deliveries = await subscription.receive(100, 0.5)
+    came.update(delivery.id for delivery in deliveries)
+    await subscription.settle([Settlement(delivery) for delivery in deliveries])
+    return len(came) > 20
+
+
+async def _drained(subscription, came: set[str], server: RabbitServer) -> bool:
+    deliveries = await subscription.receive(100, 0.5)
+    came.update(delivery.id for delivery in deliveries)
+    if deliveries:
+        await subscription.settle([Settlement(delivery) for delivery in deliveries])
+        return False
+    names = [Source(QUEUE, kind).name for kind in (Kind.MAIN, Kind.RETURNED, Kind.SUSPECTS)]
+    delays = [name for name in server.queues("/") if ".delay." in name]
+    ready = server.evaluate(
+        'lists:sum([element(2, rabbit_amqqueue:stat(Q)) || Q <- rabbit_amqqueue:list(<<"/">>), '
+        "lists:member(binary_to_list(element(4, amqqueue:get_name(Q))), ["
+        + ", ".join(f'"{name}"' for name in [*names, *delays])
+        + "])])."
+    )
+    return ready == "0"
+
+
 async def test_running_execution_keeps_its_message_when_the_connection_is_cut(rabbit_url: str, brokers) -> None:
     broker = await brokers(rabbit_url)
     subscription = await subscribe(broker)
@@ -86,14 +135,18 @@ async def test_message_goes_on_when_its_queue_was_deleted(shared_rabbit: RabbitS
         await broker.close()
 
 
-async def test_publish_says_so_when_the_server_has_no_memory(private_rabbit: RabbitServer, brokers) -> None:
-    broker = await brokers(private_rabbit.url(), publish_timeout=0.5)
+async def test_publish_says_so_when_the_server_has_no_memory(
+    shared_rabbit: RabbitServer, rabbit_url: str, brokers
+) -> None:
+    broker = await brokers(rabbit_url, publish_timeout=0.5)
     await broker.publish([envelope()])
-    private_rabbit.set_memory_alarm(on=True)
-    await soon(lambda: _refuses(broker))
-    with pytest.raises(BrokerFull, match="takes no messages now"):
-        await broker.publish([envelope()])
-    private_rabbit.set_memory_alarm(on=False)
+    shared_rabbit.set_memory_alarm(on=True)
+    try:
+        await soon(lambda: _refuses(broker))
+        with pytest.raises(BrokerFull, match="takes no messages now"):
+            await broker.publish([envelope()])
+    finally:
+        shared_rabbit.set_memory_alarm(on=False)
     await soon(lambda: _takes(broker))
 
 
@@ -141,7 +194,7 @@ async def test_priority_is_refused_when_queues_are_made_without(rabbit_url: str,
 async def test_queue_without_priorities_is_one_clear_error_when_they_are_set(rabbit_url: str, brokers) -> None:
     await (await brokers(rabbit_url)).publish([envelope()])
     broker = await brokers(rabbit_url, max_priority=9)
-    with pytest.raises(ImproperlyConfigured, match=r"'work' .* was made otherwise"):
+    with pytest.raises(BrokerError, match=r"'work' .* was made otherwise"):
         await broker.publish([envelope()])
 
 

@@ -5,12 +5,14 @@ from typing import Any
 
 from celery import Celery
 from celery.app.task import Task
+from celery.exceptions import Reject
 
 app = Celery("celery_side", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
 app.conf.update(
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=True,
+    task_queue_max_priority=int(os.environ.get("MAX_PRIORITY", "0")) or None,
 )
 
 
@@ -57,3 +59,21 @@ def echo(value: Any) -> Any:
 def progress(self: Task) -> str:
     self.update_state(state="PROGRESS", meta={"done": 1})
     return "done"
+
+
+@app.task(name="celery.side.hand_over", bind=True)
+def hand_over(self: Task, queue: str) -> dict[str, Any]:
+    """Retries into a queue that a worker of another kind takes from; run here again, says what it was told."""
+    if self.request.retries == 0:
+        raise self.retry(countdown=0.2, queue=queue, exc=TheirError("over to you"))
+    return {"retries": self.request.retries, "mine": self.request.get("x-mine"), "root_id": self.request.root_id}
+
+
+@app.task(name="celery.side.reject", bind=True, acks_late=True)
+def reject(self: Task) -> None:
+    raise Reject("no good", requeue=False)
+
+
+@app.task(name="celery.side.ignored", ignore_result=True)
+def ignored() -> str:
+    return "value"

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,7 @@ from celery.exceptions import TimeoutError as CelerysTimeout
 from celery.result import ResultSet
 from tests.interop.conftest import PATIENCE_S, InCelery, Theirs
 
-from aiotask import AioTask, states
+from aiotask import AioTask, ImproperlyConfigured, states
 from aiotask.tasks import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's call
@@ -312,3 +313,13 @@ async def test_revoked_in_celery_is_revoked_here(app: AioTask, celery_app: Celer
             await result.get(timeout=PATIENCE_S)
         assert type(raised.value).__name__ == "TaskRevokedError"
         assert await result.state() == states.REVOKED
+
+
+async def test_celery_s_protocol_is_refused_on_a_broker_without_headers(redis_url: str, tmp_path: Path) -> None:
+    """Its messages need headers beside the body: nothing is sent."""
+    for broker in (redis_url, f"sqlite:///{tmp_path}/tasks.db"):
+        async with AioTask("ours", broker=broker, task_protocol=2) as app:
+            with pytest.raises(ImproperlyConfigured, match=r"needs a broker whose messages have headers: amqp://"):
+                await app.send_task("ours.add", (1, 2))
+            admin: Any = app.broker
+            assert await admin.queues() == []

@@ -327,3 +327,47 @@ def test_results_come_on_the_next_loop_when_one_was_left_open(rabbit_url: str) -
     second.close()
     del first, second
     gc.collect()  # here, where its complaints belong
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["deleted", "deleted while the connection was lost"])
+async def test_who_waits_is_told_when_the_reply_queue_was_gone(
+    app: AioTask, rabbit_url: str, shared_rabbit: RabbitServer, cut: bool
+) -> None:
+    """What was sent meanwhile had nowhere to go: nobody is left to wait for ever."""
+    async with app:
+        backend: Any = app.backend
+        result = await app.send_task("nobody.runs.it", queue="unattended")
+        waiting = [asyncio.create_task(result.get()) for _ in range(2)]
+        async with asyncio.timeout(PATIENCE_S):
+            while len(backend._watches) < 2:
+                await asyncio.sleep(0.01)
+        vhost = rabbit_url.rpartition("/")[2]
+        name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{backend.reply_to}">>)'
+        closing = '[rabbit_networking:close_connection(P, "test") || P <- rabbit_networking:connections()], '
+        shared_rabbit.evaluate(
+            f"{closing if cut else ''}{{ok, Q}} = rabbit_amqqueue:lookup({name}), "
+            'rabbit_amqqueue:delete(Q, false, false, <<"test">>), ok.'
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            for waiter in waiting:
+                with pytest.raises(BackendError, match=r"reply queue of this process was gone .* ask again"):
+                    await waiter
+            again = await app.send_task("ours.add", (1, 2))
+            async with app.worker():
+                assert await again.get() == 3
+
+
+async def test_process_has_one_reply_queue_and_none_is_left_where_nothing_can_come(
+    app: AioTask, rabbit_url: str, shared_rabbit: RabbitServer
+) -> None:
+    def reply_queues() -> list[str]:
+        return [name for name in shared_rabbit.queues(rabbit_url.rpartition("/")[2]) if ".reply." in name]
+
+    async with AioTask("another", broker=rabbit_url), app:
+        assert len(reply_queues()) == 2
+        async with app.worker():
+            assert [await (await app.send_task("ours.add", (1, n))).get(timeout=PATIENCE_S) for n in range(5)] == [
+                *range(1, 6)
+            ]
+            assert len(reply_queues()) == 2
+    assert reply_queues() == [app.backend.reply_to]  # type: ignore[attr-defined]
