@@ -94,6 +94,8 @@ class Delivery(msgspec.Struct, eq=False):
     expires_at: float | None = None
     line: str | None = None
     """The waiting line that it was taken from; None when it came from its queue."""
+    begun: bool = False
+    """Whether it was begun by the step that handed it out (`FusedStart`)."""
 
 
 class Start(msgspec.Struct):

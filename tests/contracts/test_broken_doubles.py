@@ -7,7 +7,7 @@ import pytest
 from aiotask.brokers.memory import MemoryBroker
 from aiotask.connections.memory import MemoryLink
 from aiotask.results.memory import MemoryBackend
-from aiotask.testing import admin_contract, backend_contract, broker_contract, finish_contract
+from aiotask.testing import admin_contract, backend_contract, broker_contract, finish_contract, start_contract
 from aiotask.testing.harness import BackendHarness, BrokerHarness
 
 from .doubles import DOUBLES, Double
@@ -16,6 +16,7 @@ CLAUSES = [
     *broker_contract.CLAUSES,
     *broker_contract.UNREACHABLE_CLAUSES,
     *finish_contract.CLAUSES,
+    *start_contract.CLAUSES,
     *admin_contract.CLAUSES,
     *backend_contract.CLAUSES,
     *backend_contract.UNREACHABLE_CLAUSES,
