@@ -20,7 +20,7 @@ from aiotask.message import Envelope, TaskMessage
 from aiotask.middleware import Next, check, fold, hooks
 from aiotask.options import checked_text
 from aiotask.protocols import Application, Broker, MessageCodec, Outgoing, ReplyReceiver, ResultBackend
-from aiotask.publishing import publish, refuse_unconsumed
+from aiotask.publishing import Publisher, refuse_unconsumed
 from aiotask.registry import Definition, Registry
 from aiotask.routing import Router
 from aiotask.schemes import check_url
@@ -479,9 +479,6 @@ class AioTask:
     async def _publish_message(self, message: TaskMessage) -> None:
         await self._send((_outgoing.get()._replace(message=message),))
 
-    async def _publish(self, batch: Sequence[Envelope]) -> list[Exception | None] | None:
-        return await publish(self.broker, batch, self.conf.broker_publish_timeout)
-
     async def _open_adapters(self) -> None:
         try:
             await self._adapters.open()
@@ -491,7 +488,7 @@ class AioTask:
             self._loop = None
             await self._close_adapters()
             raise
-        self._coalescer = Coalescer(self._publish)
+        self._coalescer = Coalescer(Publisher(self.broker, self.conf).publish)
         backend = self.backend
         self._replies = backend if isinstance(backend, ReplyReceiver) else None
 

@@ -177,6 +177,8 @@ class AsyncResult(Generic[R]):
         await self._app.connect()
         try:
             with waiting(find_current()):
+                if timeout is None:
+                    return await self._watch_to_the_end()
                 async with asyncio.timeout(timeout):
                     return await self._watch_to_the_end()
         except TimeoutError:

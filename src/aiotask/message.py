@@ -123,6 +123,8 @@ class Delivery(msgspec.Struct, eq=False):
     """As in its envelope, or as another program has sent them; None where there are none."""
     properties: dict[str, Any] | None = None
     """As `headers`."""
+    begun: bool = False
+    """Whether it was begun by the step that handed it out (`FusedStart`)."""
 
 
 class Start(msgspec.Struct):

@@ -194,6 +194,22 @@ class FusedFinish(Protocol):
 
 
 @runtime_checkable
+class FusedStart(Protocol):
+    """A subscription that can start messages by the step that hands them out, where `begin` is a step of its own."""
+
+    async def receive_and_begin(self, max_items: int, wait: float, starts: int) -> list[Delivery]:
+        """Receive, and begin those of the first `starts` that need no judging; they come as `begun`.
+
+        That needs what was lost before, or is past its time. Who gets a delivery that is `begun` may run its body at
+        once: it counts as started, as after RUN. It may also be begun by `begin` later, which judges it again, and be
+        settled without having run, by which nothing is lost. What nobody has got, since the call was cancelled or
+        the reply was lost, is given back, and counts as not started.
+
+        Cost: as `receive`.
+        """
+
+
+@runtime_checkable
 class Pipelined(Protocol):
     """A subscription whose steps somebody else carries out, while this process does other things.
 

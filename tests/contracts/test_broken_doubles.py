@@ -7,7 +7,14 @@ import pytest
 from aiotask.brokers.memory import MemoryBroker
 from aiotask.connections.memory import MemoryLink
 from aiotask.results.memory import MemoryBackend
-from aiotask.testing import admin_contract, backend_contract, broker_contract, finish_contract, headers_contract
+from aiotask.testing import (
+    admin_contract,
+    backend_contract,
+    broker_contract,
+    finish_contract,
+    headers_contract,
+    start_contract,
+)
 from aiotask.testing.harness import BackendHarness, BrokerHarness
 
 from .doubles import DOUBLES, Double
@@ -16,6 +23,7 @@ CLAUSES = [
     *broker_contract.CLAUSES,
     *broker_contract.UNREACHABLE_CLAUSES,
     *finish_contract.CLAUSES,
+    *start_contract.CLAUSES,
     *admin_contract.CLAUSES,
     *headers_contract.CLAUSES,
     *backend_contract.CLAUSES,

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from aiotask.testing import admin_contract, broker_contract, finish_contract
+from aiotask.testing import admin_contract, broker_contract, finish_contract, start_contract
 from aiotask.testing.harness import Ability, missing
 
 from .adapters import BROKERS, FUSED, LACKS
+from .doubles.registry import harness_of
+from .doubles.starts import StartingSubscription
 
 Clause = Callable[[Any], Awaitable[None]]
 
@@ -45,6 +47,14 @@ def test_abilities_that_an_adapter_lacks_are_in_its_page() -> None:
 def test_few_clauses_do_not_apply_to_an_adapter() -> None:
     left_out = [clause.__name__ for clause in _BROKER_CLAUSES if missing(clause, LACKS["amqp-priorities"])]
     assert len(left_out) <= 7, left_out
+
+
+@pytest.mark.parametrize("adapter", ["redis", "starting"])
+@pytest.mark.parametrize("clause", start_contract.CLAUSES, ids=lambda clause: clause.__name__)
+async def test_clause_holds_when_handing_out_starts(clause: Clause, adapter: str, tmp_path: Path) -> None:
+    # Of the brokers that there are one has the ability: the other is what the broken doubles are made of.
+    async with harness_of(StartingSubscription) if adapter == "starting" else BROKERS[adapter](tmp_path) as harness:
+        await clause(harness)
 
 
 @pytest.mark.parametrize("adapter", [name for name in BROKERS if name != "memory"])

@@ -405,12 +405,13 @@ async def test_failure_of_the_worker_hides_no_error_of_the_program(
 def break_receiving(app: AioTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the next look into the queues raise what no adapter should."""
 
-    async def receive(self: Any, max_items: int, wait: float) -> Any:
+    async def receive(self: Any, *_: Any) -> Any:
         raise RuntimeError("the broker is broken")
 
     broker: Any = app.broker
     [subscription] = broker._subscriptions
     monkeypatch.setattr(type(subscription), "receive", receive)
+    monkeypatch.setattr(type(subscription), "receive_and_begin", receive, raising=False)  # where a broker has it
 
 
 async def test_worker_says_why_and_closes_the_app_when_its_tasks_can_not_be_imported(url: str) -> None:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.servers.proxy import FaultProxy
 from tests.servers.redis import RedisServer
 
 from aiotask.brokers.redis import RedisBroker
 from aiotask.brokers.redis.keys import Keys
 from aiotask.brokers.redis.packing import pack_envelopes
 from aiotask.brokers.redis.scripts import ENQUEUE
+from aiotask.brokers.redis.subscription import RedisSubscription
 from aiotask.connections.redis import RedisLink
 from aiotask.message import Envelope
 
@@ -85,3 +87,48 @@ async def test_batch_is_stored_once_when_it_is_sent_twice(
     assert redis_server.call("XLEN", "aiotask:{mail}:s:5") == stored + len(batch)
     await broker.link.run(ENQUEUE, parcel.prefixes, ("lane", 2, *parcel.args))
     assert redis_server.call("XLEN", "aiotask:{mail}:s:5") == stored + 2 * len(batch)
+
+
+async def test_messages_are_handed_out_and_started_by_one_script(
+    redis_server: RedisServer, broker: RedisBroker
+) -> None:
+    subscription = await broker.subscribe(["mail"], consumer="c", lease=60.0, max_losses=4)
+    await broker.publish([envelope("a"), envelope("b", ttl_s=60.0), envelope("c")])
+    before = scripts_run(redis_server)
+    taken = await subscription.receive_and_begin(3, PATIENCE_S, 2)
+    assert scripts_run(redis_server) - before == 1
+    assert [(each.id, each.begun) for each in taken] == [("a", True), ("b", True), ("c", False)]
+    consumers = redis_server.call("XPENDING", "aiotask:{mail}:s:5", "w")["consumers"]
+    assert {each["name"].endswith(b"!"): each["pending"] for each in consumers} == {True: 2, False: 1}
+
+
+@pytest.fixture
+async def cut_off(redis_server: RedisServer) -> AsyncIterator[RedisSubscription]:
+    """A subscription that has started a message, as its reply says, which is lost."""
+    with FaultProxy(redis_server.port) as proxy:
+        broker = RedisBroker(RedisLink(proxy.url()))
+        await broker.open()
+        subscription = await broker.subscribe(["mail"], consumer="c", lease=60.0, max_losses=4)
+        await broker.publish([envelope("a")])
+        proxy.cut_after(commands=1)
+        assert await subscription.receive_and_begin(1, 0.0, 1) == []
+        assert proxy.planned is None
+        assert redis_server.call("XPENDING", "aiotask:{mail}:s:5", "w")["pending"] == 1
+        yield subscription
+        await broker.close()
+
+
+async def test_message_comes_again_as_never_lost_when_the_reply_that_started_it_was(
+    cut_off: RedisSubscription,
+) -> None:
+    [delivery] = await cut_off.receive_and_begin(1, PATIENCE_S, 1)
+    assert (delivery.id, delivery.losses, delivery.begun) == ("a", 0, True)
+
+
+async def test_closing_counts_no_loss_when_the_reply_that_started_a_message_was_lost(
+    cut_off: RedisSubscription, broker: RedisBroker
+) -> None:
+    await cut_off.close()
+    heir = await broker.subscribe(["mail"], consumer="heir", lease=60.0, max_losses=4)
+    [delivery] = await heir.receive(1, PATIENCE_S)
+    assert (delivery.id, delivery.losses, delivery.delivery_count) == ("a", 0, 2)

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 from aiotask.message import Delivery, Envelope, Finish, Settlement, Start, Verdict, new_id
 from aiotask.outcome import TaskMeta
-from aiotask.protocols import Broker, FusedFinish, QueueAdmin, ResultBackend, Subscription
+from aiotask.protocols import Broker, FusedFinish, FusedStart, QueueAdmin, ResultBackend, Subscription
 
 T = TypeVar("T")
 
@@ -36,6 +36,10 @@ class AdministeredBroker(Broker, QueueAdmin, Protocol):
 
 class FusedSubscription(Subscription, FusedFinish, Protocol):
     """A subscription with the optional ability `FusedFinish`."""
+
+
+class StartingSubscription(Subscription, FusedStart, Protocol):
+    """A subscription with the optional ability `FusedStart`."""
 
 
 class _Opened(Protocol):

@@ -83,9 +83,25 @@ class Admission:
             task = execution.task
             if task is not None and task.concurrency is not None and not self._lines.enter(execution):
                 self._conclude(execution, Parked(execution.name))
-            elif not (execution.delivery.losses and self._suspects.take(execution)):
+            elif execution.delivery.losses and self._suspects.take(execution):
+                pass
+            elif execution.delivery.begun and self._running.free and not self._closed:
+                self._running.take(1)
+                self._start(execution)
+            else:
+                # What was begun as it came has lost its slot to another meanwhile: in its turn it is judged again.
                 self._ready.append(execution)
-        self._work.set()
+        if self._ready or self._suspects.pending:
+            self._work.set()
+
+    def startable(self) -> int:
+        """Return how many of what comes next can start as it comes: none while something waits that may be before it.
+
+        What is parked waits, too: who comes for a full line would be begun only to be parked.
+        """
+        if self._ready or self._suspects.pending or self.budget is not None or not self._lines.are_empty():
+            return 0
+        return min(self._running.free, self._at_once)
 
     def left(self, execution: Execution) -> None:
         """Note that an execution has ended: its slot is free, and a suspect makes way for the next."""

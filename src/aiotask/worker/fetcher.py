@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aiotask.exceptions import BrokerError
 from aiotask.message import Delivery
-from aiotask.protocols import Subscription
+from aiotask.protocols import FusedStart, Subscription
 from aiotask.worker.slots import Slots
 
 logger = logging.getLogger("aiotask.worker")
@@ -26,6 +26,7 @@ class Fetcher:
         hand_on: Callable[[list[Delivery]], None],
         behind: Callable[[], asyncio.Future[None] | None],
         nothing_is_under_way: Callable[[], bool],
+        startable: Callable[[], int],
     ) -> None:
         """Wire the stage.
 
@@ -36,12 +37,15 @@ class Fetcher:
             behind: Returns what to wait for while the settler is behind, or None.
             nothing_is_under_way: Tells whether every outcome is written, since a retry is only a message again once it
                 is, and nothing is parked.
+            startable: Returns how many of what comes could start the moment it comes.
         """
         self._subscription = subscription
+        self._fused = subscription if isinstance(subscription, FusedStart) else None
         self._room = room
         self._hand_on = hand_on
         self._behind = behind
         self._nothing_is_under_way = nothing_is_under_way
+        self._startable = startable
 
     async def run(self, *, burst: bool = False) -> None:
         """Fetch until cancelled; with `burst` until nothing is due and nothing is held."""
@@ -55,24 +59,28 @@ class Fetcher:
             if full and self._room.free < self._room.limit // 4:
                 # There is more where the last batch came from: a moment's patience makes the next one larger.
                 await self._gather()
-            asked = self._room.free
+            starts = 0 if self._fused is None else min(self._startable(), self._room.free)
+            # What could start is asked for alone: what comes beside it would only wait, and have all after it wait.
+            asked = starts or self._room.free
             idle = self._is_idle()
-            received = await self._receive(asked, 0.0 if burst else _WAIT_S)
+            received = await self._receive(asked, starts, 0.0 if burst else _WAIT_S)
             full = len(received) == asked
             if received:
                 self._room.take(len(received))
                 self._hand_on(received)
-            elif burst:
-                # Before, too: what was written while the broker was asked is a message that it may not have seen.
-                if idle and self._is_idle():
-                    return
-                await asyncio.sleep(_GATHER_S)
+            elif burst and idle and self._is_idle():
+                # Idle before, too: what was written while the broker was asked is a message that it may not have seen.
+                return
+            else:
+                await asyncio.sleep(_GATHER_S)  # a link that is closed answers at once, and for ever
 
     def _is_idle(self) -> bool:
         return self._room.used == 0 and self._nothing_is_under_way()
 
-    async def _receive(self, count: int, wait: float) -> list[Delivery]:
+    async def _receive(self, count: int, starts: int, wait: float) -> list[Delivery]:
         try:
+            if self._fused is not None and starts:
+                return await self._fused.receive_and_begin(count, wait, starts)
             return await self._subscription.receive(count, wait)
         except BrokerError as error:
             # The adapter reconnects by itself; what reaches this place is news for the log, not an end.

@@ -96,8 +96,7 @@ class Settler:
         if execution.finished:
             return
         execution.finished = True
-        task = execution.task
-        backend = self._backend if task is None or task.own_backend is None else self._backend_of(execution)
+        backend = self._backend_of(execution)
         decision, row = self._decide(execution, outcome, backend)
         log_outcome(execution, decision.outcome)
         if type(decision.outcome) is HandedBack and execution.started_mono:

@@ -181,7 +181,12 @@ class Worker:
             _batch_size(subscription, runtime.concurrency),
         )
         self._fetcher = Fetcher(
-            subscription, self._room, self._on_received, self._settler.behind, self._nothing_is_under_way
+            subscription,
+            self._room,
+            self._on_received,
+            self._settler.behind,
+            self._nothing_is_under_way,
+            self._admission.startable,
         )
         self._leases.start()
         self._supervise(self._fetch())

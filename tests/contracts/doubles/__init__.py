@@ -1,6 +1,6 @@
 """Memory adapters that are broken in one thing each: every clause of the contracts is seen to fail against one."""
 
-from . import admins, backends, brokers, finishes, headers, leases, parkings, settlements, watches
+from . import admins, backends, brokers, finishes, headers, leases, parkings, settlements, starts, watches
 from .registry import DOUBLES, Double
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "leases",
     "parkings",
     "settlements",
+    "starts",
     "watches",
 ]

@@ -27,13 +27,14 @@ def breaks(*clauses: Callable[[Any], Any]) -> Callable[[Part], Part]:
     def register(part: Part) -> Part:
         for clause in clauses:
             of_backend = clause.__annotations__["harness"] is BackendHarness
-            DOUBLES.append(Double(clause, part, functools.partial(_harness, part, of_backend=of_backend)))
+            DOUBLES.append(Double(clause, part, functools.partial(harness_of, part, of_backend=of_backend)))
         return part
 
     return register
 
 
-def _harness(part: type, *, of_backend: bool) -> Harness:
+def harness_of(part: type, *, of_backend: bool = False) -> Any:
+    """Return a harness of memory adapters with this part in place of their own."""
     link_type = _with_store(part)
     if of_backend:
         return memory_backend_harness(link_type, _backend(part))

@@ -1,7 +1,7 @@
 """The Redis backend against a server and a listener that do what the test says, in the order that it says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -41,24 +41,35 @@ class Server:
         return translating(self.place, translation)
 
     async def command(self, *words: Any, wait: float = 0.0) -> Any:
-        assert words[0] == "MGET", words
         self.commands.append(words)
-        replies = [self.rows.get(key) for key in words[1:]]  # what was true when it was asked
+        replies = self._read(*words)  # what was true when it was asked
         await asyncio.sleep(0)
         await self.answering.wait()
         if self.error is not None:
             raise self.error
         return replies
 
+    def reply(self, *words: Any) -> list[bytes | None]:
+        """Answer at once, on another connection."""
+        self.commands.append(words)
+        if self.error is not None:
+            raise self.error
+        return self._read(*words)
+
+    def _read(self, command: str, *keys: str) -> list[bytes | None]:
+        assert command == "MGET"
+        return [self.rows.get(key) for key in keys]
+
 
 class Listening:
     """A listener that hears what the test tells it."""
 
     made: "list[Listening]"
+    mixes: bool
+    """Whether it takes other commands, too."""
 
-    def __init__(
-        self, link: Any, on_message: Callable[[str, bytes], Awaitable[None]], on_gap: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, link: Any, on_message: Callable[[str, bytes], None], on_gap: Callable[[], None]) -> None:
+        self.link: Server = link
         self.on_message = on_message
         self.on_gap = on_gap
         self.calls: list[tuple[str, ...]] = []
@@ -68,11 +79,12 @@ class Listening:
         self.closed = False
         self.made.append(self)
 
-    async def subscribe(self, *channels: str, wait: float) -> None:
+    async def subscribe(self, *channels: str, then: tuple[Any, ...], wait: float) -> Any:
         self.calls.append(("subscribe", *channels))
         await self.answering.wait()
         if self.error is not None:
             raise self.error
+        return self.link.reply(*then) if then and self.mixes else None
 
     async def unsubscribe(self, *channels: str) -> None:
         self.calls.append(("unsubscribe", *channels))
@@ -86,10 +98,11 @@ def server() -> Server:
     return Server()
 
 
-@pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Listening]:
+@pytest.fixture(autouse=True, params=[True, False], ids=["one connection", "two connections"])
+def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Listening]:
     monkeypatch.setattr(watching, "Listener", Listening)
     Listening.made = []
+    Listening.mixes = request.param
     return Listening.made
 
 
@@ -253,7 +266,7 @@ async def test_channel_is_left_when_its_watch_ends_while_it_is_subscribed(
         made[0].answering.set()
         await quiet()
     assert made[0].calls[-2:] == [("unsubscribe", *keys("a")), ("subscribe", *keys("b"))]
-    assert ("MGET", *keys("a")) not in server.commands
+    assert made[0].mixes or ("MGET", *keys("a")) not in server.commands
 
 
 async def test_key_that_is_watched_once_more_is_read_again(backend: RedisBackend, server: Server) -> None:
@@ -284,7 +297,7 @@ async def test_look_finds_what_was_not_heard_in_slices(
         assert await came(changes) == []
         server.rows = {PREFIX + "c": row(SUCCESS, "c")}
         server.commands.clear()
-        await watching_hub(backend)._catch_up()
+        watching_hub(backend)._catch_up()
         assert await came(changes) == [SUCCESS]
         assert server.commands == [("MGET", *keys("a", "b")), ("MGET", *keys("c"))]
 
@@ -295,7 +308,7 @@ async def test_all_is_read_again_when_some_was_missed(
     async with backend.watch(["a"]) as one, backend.watch(["b"]) as other:
         assert await came(one) == []
         server.rows = {PREFIX + "a": row(STARTED), PREFIX + "b": row(SUCCESS, "b")}
-        await made[0].on_gap()
+        made[0].on_gap()
         assert await came(one) == [STARTED]
         assert await came(other) == [SUCCESS]
 
@@ -320,7 +333,7 @@ async def test_final_row_comes_as_it_was_published(
     async with backend.watch(["a"]) as changes:
         await quiet()
         server.commands.clear()
-        await made[0].on_message(PREFIX + "a", row(SUCCESS))
+        made[0].on_message(PREFIX + "a", row(SUCCESS))
         assert await came(changes) == [SUCCESS]
         assert server.commands == []
 
@@ -331,8 +344,8 @@ async def test_state_comes_as_it_is_stored_when_another_one_is_published(
     async with backend.watch(["a"]) as changes:
         await quiet()
         server.rows[PREFIX + "a"] = row("PROGRESS", result=2)
-        await made[0].on_message(PREFIX + "a", row("PROGRESS", result=1))
-        await made[0].on_message(PREFIX + "a", row("PROGRESS", result=2))
+        made[0].on_message(PREFIX + "a", row("PROGRESS", result=1))
+        made[0].on_message(PREFIX + "a", row("PROGRESS", result=2))
         assert (await anext(changes)).result == 2
         assert await came(changes) == []
 
@@ -340,13 +353,78 @@ async def test_state_comes_as_it_is_stored_when_another_one_is_published(
 async def test_older_state_does_not_come_when_a_final_one_overtakes_its_read(
     backend: RedisBackend, server: Server, made: list[Listening]
 ) -> None:
-    server.rows[PREFIX + "a"] = row(STARTED)
-    server.answering.clear()
     async with backend.watch(["a"]) as changes:
+        await quiet()
+        server.rows[PREFIX + "a"] = row(STARTED)
+        server.answering.clear()
+        made[0].on_gap()
         await quiet()  # the read is under way
-        await made[0].on_message(PREFIX + "a", row(SUCCESS))
+        made[0].on_message(PREFIX + "a", row(SUCCESS))
         server.answering.set()
         assert await came(changes) == [SUCCESS]
+
+
+async def test_no_older_state_comes_when_a_look_overtakes_the_subscription(
+    backend: RedisBackend, server: Server, made: list[Listening]
+) -> None:
+    async with backend.watch(["x"]):
+        await quiet()
+    made[0].answering.clear()
+    server.rows[PREFIX + "a"] = row("SECOND")  # what the subscription will tell may be older than this
+    async with backend.watch(["a"]) as changes:
+        await quiet()
+        watching_hub(backend)._catch_up()
+        assert await came(changes) == []
+        server.rows[PREFIX + "a"] = row("FIRST")
+        made[0].answering.set()
+        assert await came(changes) == ["FIRST"]
+
+
+async def test_no_older_state_comes_when_the_subscription_overtakes_a_look(
+    backend: RedisBackend, server: Server, made: list[Listening]
+) -> None:
+    Listening.mixes = True  # elsewhere one read follows the other
+    async with backend.watch(["x"]):
+        await quiet()
+    made[0].answering.clear()
+    server.rows[PREFIX + "a"] = row("FIRST")
+    async with backend.watch(["a"]) as changes:
+        await quiet()
+        server.answering.clear()
+        watching_hub(backend)._catch_up()
+        await quiet()  # the look is under way, and has found the first
+        server.rows[PREFIX + "a"] = row("SECOND")
+        made[0].answering.set()
+        await quiet()
+        server.answering.set()
+        assert await came(changes) == ["SECOND"]
+
+
+async def test_final_row_comes_by_the_look_when_the_subscription_does_not_come_about(
+    backend: RedisBackend, server: Server, made: list[Listening]
+) -> None:
+    async with backend.watch(["x"]):
+        await quiet()
+    made[0].answering.clear()
+    server.rows[PREFIX + "a"] = row(SUCCESS)
+    async with backend.watch(["a"]) as changes:
+        await quiet()
+        watching_hub(backend)._catch_up()
+        assert await came(changes) == [SUCCESS]
+
+
+async def test_many_are_read_by_the_connection_for_commands(
+    backend: RedisBackend, server: Server, made: list[Listening]
+) -> None:
+    ids = [f"{number}" for number in range(watching.READ_ALONG + 1)]
+    server.rows = {key: row(SUCCESS, id_) for key, id_ in zip(keys(*ids), ids, strict=True)}
+    server.answering.clear()
+    async with backend.watch(ids) as changes:
+        assert await came(changes) == []
+        server.answering.set()
+        assert await came(changes) == [SUCCESS] * len(ids)
+    assert made[0].calls == [("subscribe", *keys(*ids))]
+    assert server.commands == [("MGET", *keys(*ids))]
 
 
 async def test_nothing_is_read_any_more_when_a_final_row_was_published(
@@ -355,8 +433,8 @@ async def test_nothing_is_read_any_more_when_a_final_row_was_published(
     async with backend.watch(["a"]) as changes:
         await quiet()
         server.commands.clear()
-        await made[0].on_message(PREFIX + "a", row(STARTED))
-        await made[0].on_message(PREFIX + "a", row(SUCCESS))
+        made[0].on_message(PREFIX + "a", row(STARTED))
+        made[0].on_message(PREFIX + "a", row(SUCCESS))
         assert await came(changes) == [SUCCESS]
         assert server.commands == []
 
@@ -367,8 +445,8 @@ async def test_state_comes_once_when_it_is_read_and_published(
     server.rows[PREFIX + "a"] = row(FAILURE)
     async with backend.watch(["a"]) as changes:
         assert await came(changes) == [FAILURE]
-        await made[0].on_message(PREFIX + "a", row(FAILURE))
-        await made[0].on_gap()
+        made[0].on_message(PREFIX + "a", row(FAILURE))
+        made[0].on_gap()
         assert await came(changes) == []
 
 
@@ -377,10 +455,10 @@ async def test_state_comes_once_when_it_changed_and_changed_back_unseen(
 ) -> None:
     async with backend.watch(["a"]) as changes:
         await quiet()
-        await made[0].on_message(PREFIX + "a", row(SUCCESS, result=1))
+        made[0].on_message(PREFIX + "a", row(SUCCESS, result=1))
         assert await came(changes) == [SUCCESS]
-        await made[0].on_message(PREFIX + "a", row(SUCCESS, result=2))
-        await made[0].on_message(PREFIX + "a", row(SUCCESS, result=1))
+        made[0].on_message(PREFIX + "a", row(SUCCESS, result=2))
+        made[0].on_message(PREFIX + "a", row(SUCCESS, result=1))
         assert await came(changes) == []
 
 
@@ -388,8 +466,8 @@ async def test_last_row_only_is_kept_when_the_reader_is_slow(backend: RedisBacke
     async with backend.watch(["a", "b"]) as changes:
         await quiet()
         for result in range(100):
-            await made[0].on_message(PREFIX + "a", row(SUCCESS, result=result))
-        await made[0].on_message(PREFIX + "b", row(SUCCESS, "b"))
+            made[0].on_message(PREFIX + "a", row(SUCCESS, result=result))
+        made[0].on_message(PREFIX + "b", row(SUCCESS, "b"))
         assert (await anext(changes)).result == 99
         assert (await anext(changes)).id == "b"
 
@@ -401,7 +479,7 @@ async def test_garbage_hurts_nobody_else(backend: RedisBackend, server: Server, 
             await anext(changes)
         assert (await anext(changes)).id == "b"
         assert (await anext(others)).id == "b"
-        await made[0].on_message(PREFIX + "b", b"\xff")  # a hint like any other: what is stored counts
+        made[0].on_message(PREFIX + "b", b"\xff")  # a hint like any other: what is stored counts
         assert await came(others) == []
 
 
@@ -423,10 +501,10 @@ async def test_watch_waits_on_when_the_link_is_lost_after_it_has_begun(
         await quiet()
         server.connected = False
         server.error = LinkDown("There is no connection.", sent=False)
-        await made[0].on_gap()
+        made[0].on_gap()
         assert await came(changes) == []
         server.error, server.rows = None, {PREFIX + "a": row(SUCCESS)}
-        await made[0].on_gap()
+        made[0].on_gap()
         assert await came(changes) == [SUCCESS]
 
 
@@ -463,7 +541,7 @@ async def test_result_comes_when_only_listening_fails(
         made[0].error = None
         made[0].calls.clear()
         server.rows[PREFIX + "a"] = row(SUCCESS)
-        await watching_hub(backend)._catch_up()  # as every five seconds
+        watching_hub(backend)._catch_up()  # as every five seconds
         assert await came(changes) == [SUCCESS]
         assert made[0].calls == [("subscribe", *keys("a"))]
 
@@ -531,7 +609,7 @@ async def test_watch_reads_on_when_a_reader_was_cancelled(backend: RedisBackend,
         await quiet()
         reading.cancel()
         await asyncio.wait([reading])
-        await made[0].on_message(PREFIX + "a", row(SUCCESS))
+        made[0].on_message(PREFIX + "a", row(SUCCESS))
         assert await came(changes) == [SUCCESS]
 
 

@@ -299,6 +299,87 @@ async def test_message_out_of_a_line_keeps_the_place_that_was_kept_for_it(stage:
     assert stage.started[0].place == "proj.pair"
 
 
+# What was begun as it was handed out
+
+
+async def test_begun_message_starts_as_it_comes(stage: Stage) -> None:
+    stage.offer(stage.delivery("a", begun=True), stage.delivery("b"), stage.delivery("c", begun=True))
+    assert stage.started_ids == ["a", "c"]
+    await stage.settle()
+    assert stage.started_ids == ["a", "c", "b"]
+    assert stage.judge.batches == [["b"]]
+    assert stage.slots.used == 3
+
+
+async def test_begun_message_is_judged_in_its_turn_when_no_slot_is_free(stage: Stage) -> None:
+    stage.offer(*(stage.delivery(id_) for id_ in "abc"))
+    await stage.settle()
+    stage.offer(stage.delivery("d", begun=True))
+    await stage.settle()
+    assert stage.started_ids == ["a", "b", "c"]
+    stage.admission.left(stage.started[0])
+    await stage.settle()
+    assert stage.judge.batches == [["a", "b", "c"], ["d"]]
+    assert stage.started_ids == ["a", "b", "c", "d"]
+
+
+async def test_begun_message_does_not_start_once_closed(stage: Stage) -> None:
+    stage.admission.close()
+    stage.offer(stage.delivery("a", begun=True))
+    await stage.settle()
+    assert stage.started == []
+    assert [execution.delivery.id for execution in stage.admission.withdraw()] == ["a"]
+
+
+async def test_begun_message_is_refused_or_parked_as_any_other(stage: Stage) -> None:
+    stage.offer(stage.delivery("x", begun=True, body=b"garbage"))
+    stage.offer(*(stage.delivery(id_, "proj.pair", begun=True) for id_ in "abc"))
+    assert stage.started_ids == ["a", "b"]
+    [(refused, failed), (parked, outcome)] = stage.concluded
+    assert (refused.delivery.id, type(failed), parked.delivery.id) == ("x", Failed, "c")
+    assert outcome == Parked("proj.pair")
+
+
+async def test_as_many_can_start_as_slots_are_free_and_are_begun_at_once(make: Callable[..., Stage]) -> None:
+    stage = make(limit=5, at_once=3)
+    assert stage.admission.startable() == 3
+    stage.offer(*(stage.delivery(id_, begun=True) for id_ in "abc"))
+    assert stage.admission.startable() == 2
+
+
+async def test_nothing_can_start_as_it_comes_when_something_waits_before_it(stage: Stage) -> None:
+    stage.judge.open.clear()
+    stage.offer(stage.delivery("a"))
+    assert stage.admission.startable() == 0
+    await stage.settle()
+    assert stage.admission.startable() == 2, "its slot is taken while it is begun"
+
+
+async def test_nothing_can_start_as_it_comes_when_a_last_start_runs(stage: Stage) -> None:
+    stage.offer(stage.suspect("last", 3))
+    assert stage.admission.startable() == 0
+    await stage.settle()
+    assert stage.started_ids == ["last"]
+    assert stage.admission.startable() == 0
+    stage.admission.left(stage.started[0])
+    assert stage.admission.startable() == 3
+
+
+async def test_nothing_can_start_as_it_comes_when_starts_are_counted(make: Callable[..., Stage]) -> None:
+    assert make(budget=2).admission.startable() == 0
+
+
+async def test_nothing_can_start_as_it_comes_when_something_is_parked(stage: Stage) -> None:
+    stage.offer(*(stage.delivery(id_, "proj.pair") for id_ in "abc"))
+    await stage.settle()
+    assert stage.admission.startable() == 0
+    [(parked, _)] = stage.concluded
+    stage.lines.settled([parked.delivery])
+    assert stage.admission.startable() == 0
+    stage.lines._waiting.clear()  # as when it is found empty
+    assert stage.admission.startable() == 1
+
+
 # Closing
 
 

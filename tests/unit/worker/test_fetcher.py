@@ -44,17 +44,37 @@ class Source:
             self.receiving -= 1
 
 
+class StartingSource(Source):
+    """One that can start what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: list[int] = []
+
+    async def receive_and_begin(self, max_items: int, wait: float, starts: int) -> list[Delivery]:
+        self.starts.append(starts)
+        return await self.receive(max_items, wait)
+
+
 class Stage:
     """A fetcher with a settler and an admission that the test plays."""
 
-    def __init__(self, room: int) -> None:
-        self.source = Source()
+    def __init__(self, room: int, source_type: type[Source] = Source) -> None:
+        self.source = source_type()
         self.room = Slots(room)
         self.received: list[list[Delivery]] = []
         self.pause: asyncio.Future[None] | None = None
         self.written = True
         source: Any = self.source
-        self.fetcher = Fetcher(source, self.room, self.received.append, lambda: self.pause, lambda: self.written)
+        self.startable = 0
+        self.fetcher = Fetcher(
+            source,
+            self.room,
+            self.received.append,
+            lambda: self.pause,
+            lambda: self.written,
+            lambda: self.startable,
+        )
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -158,3 +178,28 @@ async def test_burst_ends_when_nothing_is_due_held_or_to_be_written(stage: Stage
 async def test_burst_ends_at_once_when_there_is_nothing(stage: Stage) -> None:
     await asyncio.wait_for(stage.fetcher.run(burst=True), 5)
     assert stage.received == []
+
+
+async def test_fetcher_asks_for_what_can_start_as_it_comes_and_for_the_rest_when_nothing_can() -> None:
+    stage = Stage(8, StartingSource)
+    source: Any = stage.source
+    stage.startable = 3
+    task = asyncio.create_task(stage.fetcher.run())
+    source.put(9)
+    await stage.until(lambda: stage.room.used == 8)
+    stage.startable = 0
+    stage.room.give()
+    await stage.until(lambda: stage.room.used == 8)
+    assert [count for count, _ in source.asked] == [3, 3, 2, 1]
+    assert source.starts == [3, 3, 2]
+    task.cancel()
+
+
+async def test_fetcher_never_asks_what_can_start_when_the_broker_can_not_start_it() -> None:
+    stage = Stage(8)
+    stage.startable = 3
+    task = asyncio.create_task(stage.fetcher.run())
+    stage.source.put(8)
+    await stage.until(lambda: stage.room.used == 8)
+    assert [count for count, _ in stage.source.asked] == [8]
+    task.cancel()

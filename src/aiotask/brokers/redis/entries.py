@@ -28,7 +28,14 @@ def pack_message(envelope: Envelope | DeadLetter) -> bytes:
     return _encode((envelope.id, envelope.content_type, envelope.priority, envelope.body))
 
 
-def read_entries(line: Line, entries: Sequence[Any], deliveries: list[Delivery], parked_in: str | None = None) -> None:
+def read_entries(
+    line: Line,
+    entries: Sequence[Any],
+    deliveries: list[Delivery],
+    *,
+    parked_in: str | None = None,
+    begun: bool = False,
+) -> None:
     """Add to `deliveries` what a line has handed out.
 
     What is no message of ours becomes a delivery without content type, which no worker takes for one: it ends as a dead
@@ -56,6 +63,7 @@ def read_entries(line: Line, entries: Sequence[Any], deliveries: list[Delivery],
                 losses,
                 expires_at,
                 parked_in,
+                begun=begun,
             )
         )
 

@@ -23,7 +23,7 @@ def _script(name: str, head: str = "", *, first: str = "") -> Script:
 ENQUEUE: Final = _script("enqueue.lua", first=_read("enqueue_first.lua"))
 LOOK: Final = _script("look.lua")
 RECEIVE: Final = _script("receive.lua")
-UNSTARTED: Final = _script("unstarted.lua")
+HANDED: Final = _script("handed.lua")
 UNPARK: Final = _script("unpark.lua")
 BEGIN: Final = _script("begin.lua")
 RENEW: Final = _script("renew.lua")

@@ -11,7 +11,7 @@ from aiotask.brokers.redis.entries import read_entries
 from aiotask.brokers.redis.keeper import RedisLeaseKeeper
 from aiotask.brokers.redis.keys import STARTED, UNPARKED, Line, Receipt
 from aiotask.brokers.redis.packing import pack_finishes, pack_given_back
-from aiotask.brokers.redis.scripts import BEGIN, HAND_BACK, LOOK, RECEIVE, SETTLE, UNPARK, UNSTARTED
+from aiotask.brokers.redis.scripts import BEGIN, HAND_BACK, HANDED, LOOK, RECEIVE, SETTLE, UNPARK
 from aiotask.connections.redis import BlockingReader, LinkClosed, LinkDown, ReplyError
 from aiotask.message import Delivery, Finish, Settlement, Start, Verdict
 from aiotask.protocols import ResultBackend
@@ -25,7 +25,7 @@ _SHORTEST_S: Final = 0.001
 
 
 class RedisSubscription:
-    """A `Subscription`, `FusedFinish` and `Pipelined` on a `RedisLink`.
+    """A `Subscription`, `FusedStart`, `FusedFinish` and `Pipelined` on a `RedisLink`.
 
     What it is handed stands under its name in the streams' own records, and under another, with a `!`, once it is
     started. Who takes a message from it moves it to another place: so an id that is still on record is still its own.
@@ -64,7 +64,7 @@ class RedisSubscription:
         self._unheard = False
         self._quiet_until = 0.0
         """Nothing was left when it was asked last, and nothing comes before that time without a token in `wake`."""
-        self._returning: set[asyncio.Task[Any]] = set()
+        self._returning: set[asyncio.Task[None]] = set()
         self._service: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -78,6 +78,10 @@ class RedisSubscription:
 
         Cost: one round trip when there is work, two when it had to wait; while waiting one every 5 s.
         """
+        return await self.receive_and_begin(max_items, wait, 0)
+
+    async def receive_and_begin(self, max_items: int, wait: float, starts: int) -> list[Delivery]:
+        """See `FusedStart`, and `receive`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         try:
@@ -86,7 +90,7 @@ class RedisSubscription:
                 await self._pause(min(wait, quiet))
             while not self._closed:
                 left = max(0.0, deadline - loop.time())
-                taken, due_in = await self._handed(self._ask(max_items, left))
+                taken, due_in = await self._handed(self._ask(max_items, starts, left))
                 if len(taken) < max_items:
                     self._quiet_until = loop.time() + due_in
                 if taken:
@@ -104,32 +108,26 @@ class RedisSubscription:
 
     async def _handed(self, ask: "Awaitable[tuple[list[Delivery], float]]") -> tuple[list[Delivery], float]:
         """Return what `ask` does. Cancelled, what it is handed all the same is given back."""
-        asking = asyncio.ensure_future(ask)
         try:
-            return await asyncio.shield(asking)
+            return await ask
         except asyncio.CancelledError:
-            self._returning.add(asking)
-            asking.add_done_callback(self._return)
+            self._give_back_soon()
             raise
 
-    def _return(self, asking: "asyncio.Task[tuple[list[Delivery], float]]") -> None:
-        self._returning.discard(asking)
-        if asking.cancelled() or asking.exception() is not None:
-            return
-        taken, _ = asking.result()
-        if taken:
-            giving = asyncio.get_running_loop().create_task(self._give_back([each.receipt for each in taken]))
-            self._returning.add(giving)
-            giving.add_done_callback(self._returning.discard)
+    def _give_back_soon(self) -> None:
+        """Give back what is handed out and nobody has seen, once all that was asked until now is answered."""
+        self._unheard = True
+        giving = asyncio.get_running_loop().create_task(self._try_to_give_back())
+        self._returning.add(giving)
+        giving.add_done_callback(self._returning.discard)
 
-    async def _give_back(self, receipts: Sequence[Receipt]) -> None:
-        """Give back what nobody has seen. Where it fails, its lease lapses."""
+    async def _try_to_give_back(self) -> None:
         try:
-            await self._calls.once(SETTLE, pack_given_back(self._keys, receipts))
+            await self._give_back_unheard()
         except LINK_ERRORS as error:
-            tell(f"{len(receipts)} messages could not be given back; they come when their leases lapse", error)
+            tell("What was handed out and not taken is given back later, at the latest when its lease lapses", error)
 
-    async def _ask(self, max_items: int, wait: float) -> tuple[list[Delivery], float]:
+    async def _ask(self, max_items: int, starts: int, wait: float) -> tuple[list[Delivery], float]:
         """Return what is due, and in how many seconds the next will be."""
         if len(self._queues) > 1:  # another one comes first
             self._queues = [*self._queues[1:], self._queues[0]]
@@ -137,33 +135,36 @@ class RedisSubscription:
         try:
             if self._unheard:
                 await self._give_back_unheard()
-            keys, args = self._keys.prefixes(queues), (self._name, max_items)
+            keys, args = self._keys.prefixes(queues), (self._name, max_items, starts)
             due_in, *handed = await self._link.run(RECEIVE, keys, args, wait=wait)
         except LinkDown as error:
             self._unheard = self._unheard or error.sent
             return [], 0.0  # what a lost reply has handed out is nobody's yet: ask again once there is a connection
         deliveries: list[Delivery] = []
-        for place, line, entries in handed:
-            read_entries(self._keys.line(queues[place - 1], line.decode()), entries, deliveries)
+        for place, name, entries, begun in handed:
+            line = self._keys.line(queues[place - 1], name.decode())
+            read_entries(line, entries, deliveries, begun=begun == 1)
         return deliveries, _SCAN_MOST_S if due_in < 0 else due_in / 1000
 
     async def _give_back_unheard(self) -> None:
-        """Give back what was handed out by a reply that was lost with the connection."""
+        """Give back what was handed out by a reply that nobody has heard, begun or not: it has not run."""
         queues = list(self._ever)
-        found = await self._link.run(UNSTARTED, self._keys.prefixes(queues), (self._name,))
-        strays: list[Receipt] = []
-        for place, name, ids in found:
-            line = self._keys.line(queues[place - 1], name.decode())
-            strays += [(line, entry_id) for entry_id in ids if (line, entry_id) not in self._held]
-        if strays:
-            await self._calls.once(SETTLE, pack_given_back(self._keys, strays))
-        self._unheard = False
+        self._unheard = False  # what is not heard from now on is another's to find
+        try:
+            found = await self._link.run(HANDED, self._keys.prefixes(queues), (self._name,))
+            strays: list[Receipt] = []
+            for place, name, ids in found:
+                line = self._keys.line(queues[place - 1], name.decode())
+                strays += [(line, entry_id) for entry_id in ids if (line, entry_id) not in self._held]
+            if strays:
+                await self._calls.once(SETTLE, pack_given_back(self._keys, strays))
+        except BaseException:
+            self._unheard = True
+            raise
 
     def _hold(self, taken: list[Delivery]) -> list[Delivery]:
         if self._closed:  # it was handed out behind the back of `close`
-            giving = asyncio.get_running_loop().create_task(self._give_back([each.receipt for each in taken]))
-            self._returning.add(giving)
-            giving.add_done_callback(self._returning.discard)
+            self._give_back_soon()
             return []
         self._held.update([delivery.receipt for delivery in taken])
         return taken
@@ -201,7 +202,7 @@ class RedisSubscription:
             return [], 0.0
         deliveries: list[Delivery] = []
         for place, name, entries in handed:
-            read_entries(self._keys.line(queues[place - 1], UNPARKED), entries, deliveries, names[name])
+            read_entries(self._keys.line(queues[place - 1], UNPARKED), entries, deliveries, parked_in=names[name])
         return deliveries, 0.0
 
     # ---- starting ----
@@ -346,8 +347,9 @@ class RedisSubscription:
             self._service.cancel()
         await self._reader.close()
         deadline = asyncio.get_running_loop().time() + self._link.command_timeout_s
+        heard = [word for line, entry_id in self._held for word in (line.key, entry_id)]
         try:
-            await self._calls.repeat(HAND_BACK, self._keys.prefixes(list(self._ever)), (self._name,), deadline)
+            await self._calls.repeat(HAND_BACK, self._keys.prefixes(list(self._ever)), (self._name, *heard), deadline)
         except ReplyError as error:
             await self._calls.fail(error, list(self._ever))
         except LINK_ERRORS as error:

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.redis.address import read_url
@@ -24,6 +24,9 @@ from aiotask.connections.signals import Signal
 
 Observer: TypeAlias = Callable[[bool], None]
 """Told in the event loop: True when the link is up again, False when it has gone down or is closed."""
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 _log = logging.getLogger(__name__)
 
@@ -154,14 +157,14 @@ class RedisLink:
 
         Cost: one round trip, shared by all who call in the same iteration of the loop.
         """
-        [reply] = await self.pipeline((ScriptCall(script, keys, args),), wait=wait)
+        reply = await self._ask(self._one, ScriptCall(script, keys, args), _is_stale, wait)
         if type(reply) is ReplyError:
             raise reply
         return reply
 
     async def command(self, *words: Word, wait: float = 0.0) -> Any:
         """Run one command, as `run` does a script."""
-        [reply] = await self.pipeline((words,), wait=wait)
+        reply = await self._ask(self._one, words, _is_stale, wait)
         if type(reply) is ReplyError:
             raise reply
         return reply
@@ -187,50 +190,50 @@ class RedisLink:
         """
         if not commands:
             return []
+        return await self._ask(self._all, commands, _all_stale, wait)
+
+    async def _ask(
+        self,
+        send: Callable[[Wire, Asked], Awaitable[Answer]],
+        asked: Asked,
+        is_stale: Callable[[Answer], bool],
+        wait: float,
+    ) -> Answer:
+        """Return what `send` returns; while nothing was carried out, call it again for `wait` seconds."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + wait
         wire = self._wire
         if wire is None or not wire.usable:
             wire = await self._wait_up(wait)
-        if wait <= 0.0:
-            return await self._send(wire, commands)
-        now = asyncio.get_running_loop().time
-        deadline = now() + wait
         while True:
             try:
-                replies = await self._send(wire, commands)
+                answer = await send(wire, asked)
             except LinkDown as error:
                 if error.sent or now() >= deadline:
                     raise
             else:
-                stale = all(type(reply) is ReplyError and reply.is_stale for reply in replies)
-                if not stale or now() >= deadline:
-                    return replies
+                if not is_stale(answer) or now() >= deadline:
+                    return answer
             wire = await self._wait_up(deadline - now())
 
-    async def _send(self, wire: Wire, commands: Sequence[Command | ScriptCall]) -> list[Any]:
-        packed = [
-            self._pack_script(wire, command) if isinstance(command, ScriptCall) else pack_command(command)
-            for command in commands
-        ]
-        if len(packed) == 1:
-            replies = [await wire.submit(packed[0])]
-        else:
-            replies = await wire.submit(b"".join(packed), len(packed))
+    async def _one(self, wire: Wire, command: Command | ScriptCall) -> Any:
+        reply = await wire.submit(_packed(wire, command))
+        if _was_not_run(command, reply):
+            reply = await wire.submit(command.packed(whole=True))
+        return reply
+
+    async def _all(self, wire: Wire, commands: Sequence[Command | ScriptCall]) -> list[Any]:
+        packed = [_packed(wire, command) for command in commands]
+        answer = await wire.submit(b"".join(packed), len(packed))
+        replies: list[Any] = [answer] if len(packed) == 1 else answer
         again = {
-            at: wire.submit(call.packed(whole=True))  # it was not run
-            for at, (call, reply) in enumerate(zip(commands, replies, strict=True))
-            if type(reply) is ReplyError and reply.code == "NOSCRIPT" and isinstance(call, ScriptCall)
+            at: wire.submit(command.packed(whole=True))
+            for at, (command, reply) in enumerate(zip(commands, replies, strict=True))
+            if _was_not_run(command, reply)
         }
         for at, reply in again.items():
             replies[at] = await reply
         return replies
-
-    def _pack_script(self, wire: Wire, call: ScriptCall) -> bytes:
-        sha = call.script.sha
-        if sha in wire.scripts:
-            return call.packed(whole=False)
-        packed = call.packed(whole=True)
-        wire.scripts.add(sha)
-        return packed
 
     def translating(self, translation: Translation) -> AbstractContextManager[None]:
         """Raise the adapter's errors for those of the link."""
@@ -351,3 +354,29 @@ class RedisLink:
             raise LinkClosed(f"The link to Redis {self.place} is not open. Open the app first.")
         wire = self._wire
         return wire if wire is not None and wire.usable else None
+
+
+def _packed(wire: Wire, command: Command | ScriptCall) -> bytes:
+    """Return a command as it goes over `wire`: the text of a script the first time, then its hash."""
+    if not isinstance(command, ScriptCall):
+        return pack_command(command)
+    sha = command.script.sha
+    if sha in wire.scripts:
+        return command.packed(whole=False)
+    packed = command.packed(whole=True)
+    wire.scripts.add(sha)
+    return packed
+
+
+def _was_not_run(command: Command | ScriptCall, reply: Any) -> TypeGuard[ScriptCall]:
+    """Tell whether a script was not run, since the server does not have it any more."""
+    return type(reply) is ReplyError and reply.code == "NOSCRIPT" and isinstance(command, ScriptCall)
+
+
+def _is_stale(reply: Any) -> bool:
+    """Tell whether another server should be asked: this one has not carried it out."""
+    return type(reply) is ReplyError and reply.is_stale
+
+
+def _all_stale(replies: list[Any]) -> bool:
+    return all(map(_is_stale, replies))

@@ -2,19 +2,16 @@
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from aiotask.connections.backoff import Backoff
-from aiotask.connections.redis.commands import pack_command
+from aiotask.connections.redis.commands import Command, pack_command
 from aiotask.connections.redis.errors import LinkClosed, LinkDown, ReplyError, ServerRefused
 from aiotask.connections.redis.link import RedisLink
 from aiotask.connections.redis.wire import Wire
 from aiotask.connections.signals import Signal
-
-MOST_UNREAD: Final = 10_000
-"""More published messages than that, not handled yet, are dropped: whoever listens is told to read again."""
 
 _LONG_S: Final = 3600.0
 
@@ -24,23 +21,19 @@ _log = logging.getLogger(__name__)
 class Listener:
     """Hears what is published to some channels.
 
-    What is published is a hint: while the connection is down, and when messages come faster than they are handled, some
-    are missed. Then `on_gap` is called, once everything is subscribed again, to read what they would have told.
+    What is published is a hint: while the connection is down some is missed. Then, once everything is subscribed again,
+    `on_gap` is called to read what it would have told.
     """
 
-    def __init__(
-        self,
-        link: RedisLink,
-        on_message: Callable[[str, bytes], Awaitable[None]],
-        on_gap: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, link: RedisLink, on_message: Callable[[str, bytes], None], on_gap: Callable[[], None]) -> None:
         """Take an open link. No I/O; the first `subscribe` connects.
 
         Args:
             link: Goes down with it, and comes up with it.
-            on_message: Gets channel and payload, one message at a time, in order. What it raises is logged.
-            on_gap: Called between two messages: what was published before may have been missed. Where it raises it is
-                called again.
+            on_message: Gets channel and payload of what is published, in order, as it comes in; what takes time is to
+                be done elsewhere. What it raises is logged.
+            on_gap: Called between two messages: what was published before may have been missed. What it raises is
+                logged.
         """
         self._link = link
         self._on_message = on_message
@@ -48,11 +41,7 @@ class Listener:
         self._wanted: Counter[str] = Counter()
         self._wire: Wire | None = None
         self._up = Signal()
-        self._unread: deque[tuple[bytes, bytes]] = deque()
-        self._gap = False
-        self._news = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        self._handler: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -60,18 +49,24 @@ class Listener:
         """True while it hears."""
         return self._wire is not None and self._wire.usable
 
-    async def subscribe(self, *channels: str, wait: float = 5.0) -> None:
+    async def subscribe(self, *channels: str, then: Command = (), wait: float = 5.0) -> Any:
         """Listen to `channels`; what is published after this returns is heard.
 
         A channel that is subscribed twice is left when it is unsubscribed twice.
 
         Args:
             *channels: Names.
+            then: A command that the server carries out once it has subscribed them: what it finds is older than what
+                is heard, and between the two is nothing.
             wait: Seconds to wait for a connection while there is none, the first one included.
+
+        Returns:
+            The reply to `then`; None where it has to be asked elsewhere: the server or the parser can't have it on this
+            connection (`Wire.mixes`), or that was lost meanwhile.
 
         Raises:
             LinkDown: They are not subscribed.
-            ReplyError: The user may not listen to one of them; none is subscribed.
+            ReplyError: The user may not listen to one of them, or `then` has failed; none is subscribed.
             LinkClosed: The link, or this listener, is closed.
 
         Cost: one round trip; the first time a handshake.
@@ -84,12 +79,11 @@ class Listener:
             while True:
                 wire = await self._connected(deadline - now())
                 try:
-                    await _subscribe(wire, channels)
+                    return await _subscribe(wire, channels, then)
                 except LinkDown:
                     if now() >= deadline:
                         raise
-                else:
-                    return
+                    then = ()  # a reply that is too long for what listens may have been the reason
         except BaseException:
             self._leave(channels)
             raise
@@ -102,14 +96,12 @@ class Listener:
         """Close the connection. Idempotent; not to be called by `on_message` or `on_gap`."""
         self._closed = True
         self._link.unobserve(self._follow)
-        tasks = [task for task in (self._keeper, self._handler) if task is not None]
-        for task in tasks:
-            task.cancel()
         wire = self._wire
         self._drop("the listener was closed")
         self._up.fire()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         if wire is not None:
             await wire.closed
 
@@ -119,7 +111,6 @@ class Listener:
         if self._keeper is None:
             self._link.observe(self._follow)
             self._keeper = asyncio.create_task(self._keep(), name="aiotask redis listener")
-            self._handler = asyncio.create_task(self._handle(), name="aiotask redis listener's messages")
 
     async def _connected(self, wait: float) -> Wire:
         if not self.connected and wait > 0 and self._keeper is not None and not self._keeper.done():
@@ -170,6 +161,7 @@ class Listener:
         await self._link.wait_connected(_LONG_S)
         wire = await self._link.dial_wire(ping=True, on_push=self._hear)
         try:
+            await wire.speak_3()
             # At first those who want the channels still wait for them here, and are to be told why one can't be had.
             channels = list(self._wanted) if again else []
             await _subscribe(wire, channels)
@@ -194,43 +186,18 @@ class Listener:
     # ---- the messages ----
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
-        if len(self._unread) < MOST_UNREAD:
-            self._unread.append((channel, payload))
-            self._news.set()
-        else:
-            self._miss()
-
-    def _miss(self) -> None:
-        """Forget what is unread: reading again tells as much."""
-        self._unread.clear()
-        self._gap = True
-        self._news.set()
-
-    async def _handle(self) -> None:
-        backoff = Backoff()
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._gap or self._unread:
-                missed, self._gap = self._gap, False
-                try:
-                    if missed:
-                        await self._on_gap()
-                    else:
-                        await self._handle_next()
-                except Exception:  # noqa: BLE001 - what listens goes on listening
-                    _log.exception("What a message from Redis %s led to has failed.", self._link.place)
-                    if missed:
-                        self._gap = True
-                        await backoff.pause()
-                else:
-                    backoff.reset()
-
-    async def _handle_next(self) -> None:
-        channel, payload = self._unread.popleft()
         name = channel.decode()
         if name in self._wanted:
-            await self._on_message(name, payload)
+            try:
+                self._on_message(name, payload)
+            except Exception:  # noqa: BLE001 - what listens goes on listening
+                _log.exception("What a message from Redis %s led to has failed.", self._link.place)
+
+    def _miss(self) -> None:
+        try:
+            self._on_gap()
+        except Exception:  # noqa: BLE001 - what listens goes on listening
+            _log.exception("What followed a lost connection to Redis %s has failed.", self._link.place)
 
 
 def _packed(verb: str, channels: Sequence[str]) -> bytes:
@@ -238,10 +205,17 @@ def _packed(verb: str, channels: Sequence[str]) -> bytes:
     return b"".join([pack_command((verb, channel)) for channel in channels])
 
 
-async def _subscribe(wire: Wire, channels: Sequence[str]) -> None:
+async def _subscribe(wire: Wire, channels: Sequence[str], then: Command = ()) -> Any:
+    """Subscribe; return the reply to `then`, None where it was not sent."""
     if not channels:
-        return
-    replies = await wire.submit(_packed("SUBSCRIBE", channels), len(channels))
-    for reply in replies if len(channels) > 1 else [replies]:
+        return None
+    packed, wanted = _packed("SUBSCRIBE", channels), len(channels)
+    if mixed := bool(then) and wire.mixes:
+        packed, wanted = packed + pack_command(then), wanted + 1
+    replies = await wire.submit(packed, wanted)
+    if wanted == 1:
+        replies = [replies]
+    for reply in replies:
         if type(reply) is ReplyError:
             raise reply
+    return replies[-1] if mixed else None

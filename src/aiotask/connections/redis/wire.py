@@ -14,9 +14,14 @@ from aiotask.connections.redis.commands import pack_command
 from aiotask.connections.redis.errors import LinkDown, ReplyError
 
 _NOTHING_YET: Final = object()
+_HELLO_3: Final = pack_command(("HELLO", 3))
 _PING: Final = pack_command(("PING",))
 _PING_AFTER: Final = 0.8
 """Part of the timeout that a wire may be silent before it is asked for a sign of life."""
+
+
+_PUSH: Final[type | None] = getattr(hiredis, "PushNotification", None)
+"""What hiredis makes of what comes unasked in RESP 3, from 3.1 on."""
 
 
 class Garbled(Exception):  # noqa: N818 - says what the reply is
@@ -84,6 +89,7 @@ class Wire(asyncio.Protocol):
         self._timeout_s = timeout
         self._ping = ping
         self._on_push = on_push
+        self._push_type: type = list
         self._reader = new_reader()
         self._outbox: list[_Call] = []
         self._pending: deque[_Call] = deque()
@@ -129,6 +135,22 @@ class Wire(asyncio.Protocol):
                 self._loop.call_soon(self._flush)
         return call.future
 
+    async def speak_3(self) -> None:
+        """Go over to RESP 3 where the server and the parser know it; nothing may be subscribed yet. See `mixes`.
+
+        Raises:
+            LinkDown: The connection was lost meanwhile.
+
+        Cost: one round trip.
+        """
+        if _PUSH is not None and type(await self.submit(_HELLO_3)) is not ReplyError:
+            self._push_type = _PUSH
+
+    @property
+    def mixes(self) -> bool:
+        """True when other commands may follow a subscription on this connection, as RESP 2 forbids."""
+        return self._push_type is not list
+
     def retire(self, why: str) -> None:
         """Take nothing more; close once everything that was sent is answered."""
         self._go_down(why)
@@ -153,18 +175,20 @@ class Wire(asyncio.Protocol):
         if self._paused or not self._outbox:
             return
         now = self._loop.time()
-        calls, self._outbox = [call for call in self._outbox if not call.future.cancelled()], []
-        if not calls:
-            return
-        for call in calls:
+        packed: list[bytes] = []
+        for call in self._outbox:
+            if call.future.cancelled():
+                continue
+            if not self._pending:
+                self._set_timer(now + self._timeout_s + call.allowance_s)
             call.sent_at = now
-        if not self._pending:
-            self._set_timer(now + self._timeout_s + calls[0].allowance_s)
-        self._pending.extend(calls)
-        self._transport.write(calls[0].packed if len(calls) == 1 else b"".join([call.packed for call in calls]))
-        self._unsent_bytes = self._transport.get_write_buffer_size()
-        for call in calls:
+            packed.append(call.packed)
             call.packed = b""
+            self._pending.append(call)
+        self._outbox.clear()
+        if packed:
+            self._transport.write(b"".join(packed))
+            self._unsent_bytes = self._transport.get_write_buffer_size()
 
     def pause_writing(self) -> None:
         """The server does not read: keep what is submitted, so that it is known not to have been sent."""
@@ -189,7 +213,7 @@ class Wire(asyncio.Protocol):
             self.close(f"the server sent what is not the Redis protocol ({error})")
 
     def _is_push(self, reply: Any) -> bool:
-        if type(reply) is list and len(reply) == 3 and reply[0] == b"message":
+        if isinstance(reply, list) and type(reply) is self._push_type and len(reply) == 3 and reply[0] == b"message":
             assert self._on_push is not None  # noqa: S101 - asked by the caller
             self._on_push(reply[1], reply[2])
             return True

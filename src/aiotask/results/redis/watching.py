@@ -24,6 +24,9 @@ LOOK_EVERY_S: Final = 5.0
 """With jitter. What is published may be missed without a word: results are never waited for by listening alone."""
 LEAVE_AT_ONCE: Final = 100
 """So many channels that nobody follows any more are left together: each costs the server as much as one that is."""
+READ_ALONG: Final = 10
+"""So many new ones are read by the connection that listens, in one write with the subscription. More may be too long:
+servers cut a connection that listens and has 32 MB to read (`client-output-buffer-limit`)."""
 READ_AT_ONCE: Final = 500
 """Rows may be long; so many are read between what others ask of the same connection."""
 
@@ -191,9 +194,10 @@ class Hub:
                     await self._leave()
                 joining = self._joining = self._new
                 self._new = {}
+                read = ("MGET", *joining) if len(joining) <= READ_ALONG else ()
                 try:
                     with self._link.translating(ERRORS):
-                        await self._listener.subscribe(*joining, wait=self._link.command_timeout_s)
+                        rows = await self._listener.subscribe(*joining, then=read, wait=self._link.command_timeout_s)
                 except BackendConnectionError as error:
                     self._joining = {}
                     self._new.update(dict.fromkeys(key for key in joining if key in self._watches))
@@ -208,7 +212,12 @@ class Hub:
                     self._joining = {}
                     self._heard.update(joining)
                     self._left.update(dict.fromkeys(key for key in joining if key not in self._watches))
-                    self._ask(joining)
+                    if rows is None:
+                        self._ask(joining)
+                    else:
+                        for key, row in zip(joining, rows, strict=True):
+                            self._reading.discard(key)  # asked on another connection, perhaps before
+                            self._show(key, row)
 
     async def _leave(self) -> None:
         left, self._left = self._left, {}
@@ -216,7 +225,7 @@ class Hub:
             self._heard -= left.keys()
             await self._listener.unsubscribe(*left)
 
-    async def _hear(self, key: str, row: bytes) -> None:
+    def _hear(self, key: str, row: bytes) -> None:
         if is_final(row):
             self._unread.pop(key, None)
             self._reading.discard(key)
@@ -224,7 +233,7 @@ class Hub:
         else:
             self._ask((key,))
 
-    async def _catch_up(self) -> None:
+    def _catch_up(self) -> None:
         """Read all that is watched, subscribed or not, and subscribe what could not be."""
         if self._new:
             self._to_subscribe.set()
@@ -258,14 +267,18 @@ class Hub:
                 else:
                     for key, row in zip(keys, rows, strict=True):
                         if key in self._reading:
-                            self._show(key, row)
+                            self._show(key, self._unturned(key, row))
                 self._reading.clear()
+
+    def _unturned(self, key: str, row: bytes | None) -> bytes | None:
+        """Return `row`; None where what the subscription under way will tell may be older, and be shown after it."""
+        return None if row is not None and key in self._joining and not is_final(row) else row
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.8, 1.2))  # noqa: S311 - spreads processes
             await self._leave()
-            await self._catch_up()
+            self._catch_up()
 
     # ---- the watches ----
 

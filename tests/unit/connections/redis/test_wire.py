@@ -285,6 +285,35 @@ async def test_published_messages_are_no_replies() -> None:
     assert heard == [(b"c", b"hi")] * 2
 
 
+async def test_published_messages_come_between_other_commands_in_resp_3() -> None:
+    heard: list[tuple[bytes, bytes]] = []
+    wire = wire_on(Transport(), on_push=lambda channel, payload: heard.append((channel, payload)))
+    assert not wire.mixes
+    upgrading = asyncio.create_task(wire.speak_3())
+    await flushed()
+    wire.data_received(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+    await upgrading
+    assert wire.mixes
+    call = wire.submit(pack_command(("SUBSCRIBE", "c")) + pack_command(("MGET", "1", "2", "3")), 2)
+    await flushed()
+    three = b"3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n"
+    wire.data_received(b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n" + b">" + three + b"*" + three + b">" + three)
+    assert await call == [[b"subscribe", b"c", 1], [b"message", b"c", b"hi"]]
+    assert heard == [(b"c", b"hi")] * 2
+
+
+async def test_wire_stays_with_resp_2_when_the_server_knows_no_other() -> None:
+    heard: list[tuple[bytes, bytes]] = []
+    wire = wire_on(Transport(), on_push=lambda channel, payload: heard.append((channel, payload)))
+    upgrading = asyncio.create_task(wire.speak_3())
+    await flushed()
+    wire.data_received(b"-ERR unknown command 'HELLO'\r\n")
+    await upgrading
+    assert not wire.mixes
+    wire.data_received(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n")
+    assert heard == [(b"c", b"hi")]
+
+
 class Server:
     """Answers ECHO in order, in pieces of any size, when it is told to."""
 

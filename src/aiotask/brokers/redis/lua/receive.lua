@@ -1,17 +1,38 @@
--- Hands out what is due, line by line, without waiting.
+-- Hands out what is due, line by line, without waiting, and starts what it may of it: see begin.lua.
 --
 -- KEYS   the prefixes of the queues
 -- ARGV   1  the consumer
 --        2  how many at most
--- reply  how many ms until the next is due, -1 when none waits; then for each line with anything: the place of the queue in
---        KEYS, the line, the entries
--- cost   about five commands, one for each line in use, and two for each message that is promoted
+--        3  of how many of the first those are started that need no judging
+-- reply  how many ms until the next is due, -1 when none waits; then for each line with anything, in one or several parts:
+--        the place of the queue in KEYS, the line, the entries, 1 when they are started, else 0
+-- cost   about five commands, one or two for each line in use, one for each message that is not started though it is one
+--        of the first, and two for each that is promoted
 local LATER = 5000 -- everybody asks again after so long
 
-local consumer, limit = ARGV[1], tonumber(ARGV[2])
+local consumer, limit, starts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local started = consumer .. '!'
 
-local function read(key, count)
-  return redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', key, '>')
+local function read(key, name, count)
+  local command = {'XREADGROUP', 'GROUP', GROUP, name, 'COUNT', count, 'STREAMS', key, '>'}
+  local got = redis.pcall(unpack(command))
+  if got and got.err and string.find(got.err, 'NOGROUP', 1, true) then
+    redis.call('XGROUP', 'CREATE', key, GROUP, 0, 'MKSTREAM')
+    got = redis.pcall(unpack(command))
+  end
+  if got and got.err then
+    return nil, got
+  end
+  return got and got[1][2] or {}
+end
+
+-- What was lost after a start, or is past its time, is judged by who starts it.
+local function needs_judging(fields)
+  if #fields == 2 then
+    return false
+  end
+  local counts, expires = field(fields, 'n'), field(fields, 'x')
+  return counts ~= '' and string.sub(counts, 1, 2) ~= '0:' or expires ~= '' and (tonumber(expires) or 0) <= now
 end
 
 local next_due
@@ -37,23 +58,52 @@ end
 
 local reply = {next_due and math.max(0, next_due - now) or -1}
 local taken = 0
+
+local function hand_out(line, entries, is_started)
+  if #entries > 0 then
+    reply[#reply + 1] = {line[2], line[3], entries, is_started}
+  end
+end
+
+-- Hands out what was read as started, but for what has to be judged.
+local function hand_out_started(line, key, entries)
+  local part = {}
+  for _, entry in ipairs(entries) do
+    if needs_judging(entry[2]) then
+      redis.call('XCLAIM', key, GROUP, consumer, 0, entry[1], 'JUSTID')
+      hand_out(line, part, 1)
+      hand_out(line, {entry}, 0)
+      part = {}
+    else
+      part[#part + 1] = entry
+    end
+  end
+  hand_out(line, part, 1)
+end
+
 for _, line in ipairs(lines) do
   if taken >= limit then
     break
   end
   local key = KEYS[line[2]] .. 's:' .. line[3]
-  local got = read(key, limit - taken)
-  if got and got.err and string.find(got.err, 'NOGROUP', 1, true) then
-    redis.call('XGROUP', 'CREATE', key, GROUP, 0, 'MKSTREAM')
-    got = read(key, limit - taken)
-  end
-  if got then
-    if got.err then
-      return got
+  local startable = line[3] == 'r' and 0 or math.min(starts, limit) - taken
+  local some_left = true
+  if startable > 0 then
+    local entries, refused = read(key, started, startable)
+    if refused then
+      return refused
     end
-    local entries = got[1][2]
+    hand_out_started(line, key, entries)
     taken = taken + #entries
-    reply[#reply + 1] = {line[2], line[3], entries}
+    some_left = #entries == startable and taken < limit
+  end
+  if some_left then
+    local entries, refused = read(key, consumer, limit - taken)
+    if refused then
+      return refused
+    end
+    hand_out(line, entries, 0)
+    taken = taken + #entries
   end
 end
 
