@@ -113,6 +113,7 @@ class FaultProxy:
         """Only on connections on which this command has come; all when it is empty."""
         self.planned: Cut | None = None
         self.pairs: set[_Pair] = set()
+        self._passing: set[asyncio.Task[None]] = set()
         self.thawed = asyncio.Event()
         """Not set while the last command before a cut of everything is being answered."""
         self.thawed.set()
@@ -277,10 +278,15 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pair = _Pair(self, writer)
-        self.pairs.add(pair)
+        self.pairs.add(pair)  # before its task has run: the proxy may end first, and resets all that there are
+        task = self._loop.create_task(self._pass_on(pair, reader))
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
         self.note()
+
+    async def _pass_on(self, pair: "_Pair", reader: asyncio.StreamReader) -> None:
         try:
             await pair.run(reader)
         except (OSError, asyncio.CancelledError):

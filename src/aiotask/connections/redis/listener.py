@@ -113,14 +113,17 @@ class Listener:
             self._keeper = asyncio.create_task(self._keep(), name="aiotask redis listener")
 
     async def _connected(self, wait: float) -> Wire:
-        if not self.connected and wait > 0 and self._keeper is not None and not self._keeper.done():
-            await self._up.wait(wait)
-        if self._closed or self._keeper is None or self._keeper.done():
-            raise LinkClosed(f"The link to Redis {self._link.place} is not open. Open the app first.")
-        wire = self._wire
-        if wire is None or not wire.usable:
-            raise LinkDown(f"There is no connection to Redis {self._link.place} to listen on.", sent=False)
-        return wire
+        now = asyncio.get_running_loop().time
+        deadline = now() + wait
+        while True:
+            if self._closed or self._keeper is None or self._keeper.done():
+                raise LinkClosed(f"The link to Redis {self._link.place} is not open. Open the app first.")
+            if self._wire is not None and self._wire.usable:
+                return self._wire
+            left = deadline - now()
+            if left <= 0:
+                raise LinkDown(f"There is no connection to Redis {self._link.place} to listen on.", sent=False)
+            await self._up.wait(left)  # and it may be lost again by then
 
     def _leave(self, channels: Sequence[str]) -> None:
         self._wanted.subtract(channels)

@@ -158,6 +158,25 @@ async def test_subscribing_waits_for_the_connection(
     assert [subscribers(private_redis, channel) for channel in "abc"] == [1, 0, 1]
 
 
+async def test_connection_that_is_lost_as_soon_as_it_is_made_is_waited_for_again(
+    redis_server: RedisServer, link: RedisLink, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = listen(link)
+    made: list[wire.Wire] = []
+    speak_3 = wire.Wire.speak_3
+
+    async def speak_3_for_the_last_time(self: wire.Wire) -> None:
+        await speak_3(self)
+        made.append(self)
+        if len(made) == 1:  # two iterations later it stands, and who waits for it has not run yet
+            asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(self.close, "a cut"))
+
+    monkeypatch.setattr(wire.Wire, "speak_3", speak_3_for_the_last_time)
+    await one.subscribe("a")
+    assert len(made) == 2
+    assert subscribers(redis_server, "a") == 1
+
+
 async def test_only_the_listeners_connection_is_lost_and_remade(
     proxy: FaultProxy, redis_server: RedisServer, open_link: Open, ear: Ear, listen: Listen
 ) -> None:
