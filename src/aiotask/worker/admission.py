@@ -14,7 +14,7 @@ from aiotask.exceptions import (
     WorkerLost,
 )
 from aiotask.message import Delivery, Start, TaskMessage, Verdict
-from aiotask.outcome import Expired, Failed, Outcome, Parked, Postponed
+from aiotask.outcome import Expired, Failed, HandedBack, Outcome, Parked, Postponed
 from aiotask.protocols import Application, Subscription
 from aiotask.showing import shown
 from aiotask.wire.celery import read_message
@@ -85,6 +85,8 @@ class Admission:
                 self._conclude(execution, Parked(execution.name))
             elif execution.delivery.losses and self._suspects.take(execution):
                 pass
+            elif execution.delivery.begun and self._suspects.hold_others:
+                self._conclude(execution, HandedBack())  # or it would count as lost beside who may end the process
             elif execution.delivery.begun and self._running.free and not self._closed:
                 self._running.take(1)
                 self._start(execution)

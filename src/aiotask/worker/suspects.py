@@ -49,6 +49,11 @@ class Suspects:
         self.pending = True
         return True
 
+    @property
+    def hold_others(self) -> bool:
+        """True while nothing else may start because of one that runs alone, or is about to."""
+        return self._until is not None
+
     def next(self, now: float, *, others_run: bool) -> tuple[Execution | None, float]:
         """Return the one that starts now, if one may, and for how many seconds at most nothing else may start.
 

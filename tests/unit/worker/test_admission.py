@@ -10,7 +10,7 @@ import pytest
 from aiotask import AioTask, ContentDisallowed, DecodeError, NotRegistered, WorkerLost
 from aiotask.exceptions import BrokerError
 from aiotask.message import Delivery, Start, TaskMessage, Verdict
-from aiotask.outcome import Expired, Failed, Outcome, Parked
+from aiotask.outcome import Expired, Failed, HandedBack, Outcome, Parked
 from aiotask.worker.admission import Admission
 from aiotask.worker.execution import Execution
 from aiotask.worker.lines import Lines
@@ -329,6 +329,17 @@ async def test_begun_message_does_not_start_once_closed(stage: Stage) -> None:
     await stage.settle()
     assert stage.started == []
     assert [execution.delivery.id for execution in stage.admission.withdraw()] == ["a"]
+
+
+async def test_begun_message_is_handed_back_while_a_last_start_is_alone(stage: Stage) -> None:
+    stage.offer(stage.suspect("last", 3), stage.delivery("a", begun=True))
+    assert stage.started_ids == ["a"], "what came with it goes first"
+    stage.admission.left(stage.started[0])
+    await stage.settle()
+    stage.offer(stage.delivery("b", begun=True))
+    await stage.settle()
+    assert stage.started_ids == ["a", "last"]
+    assert [(execution.delivery.id, outcome) for execution, outcome in stage.concluded] == [("b", HandedBack())]
 
 
 async def test_begun_message_is_refused_or_parked_as_any_other(stage: Stage) -> None:
