@@ -135,7 +135,8 @@ def test_demo_says_so_in_one_line_when_the_worker_does_not_start(tmp_path: Path)
 
 def test_demo_leaves_no_worker_behind_when_interrupted() -> None:
     with subprocess.Popen(
-        [sys.executable, "-u", QUICKSTART / "demo.py"],
+        # What starts the tests in the background may ignore SIGINT, and who is started inherits that.
+        ["env", "--default-signal=INT", sys.executable, "-u", QUICKSTART / "demo.py"],
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -97,6 +97,13 @@ def test_check_exits_0_when_there_are_warnings_alone(aiotask: Run) -> None:
     assert finished.stdout.splitlines()[-1].startswith("0 errors, 3 warnings, ")
 
 
+def test_check_exits_1_when_the_broker_carries_no_messages_of_celery(aiotask: Run) -> None:
+    finished = aiotask("check", "-b", "sqlite:///shop.db", AIOTASK_TASK_PROTOCOL="2")
+
+    assert finished.returncode == 1
+    assert "error: task_protocol is 2 (origin: environment AIOTASK_TASK_PROTOCOL): Celery's" in finished.stdout
+
+
 def test_check_warns_of_tasks_that_belong_to_the_default_app(aiotask: Run, write: Write) -> None:
     write("shop.py", f"{FINE}\nfrom aiotask import task\n@task\nasync def lost(): ...\n")
 

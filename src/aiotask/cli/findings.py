@@ -10,6 +10,7 @@ import msgspec
 from aiotask.annotations import unused
 from aiotask.app import AioTask
 from aiotask.exceptions import Unroutable
+from aiotask.protocols import HeaderCarrier
 from aiotask.routing import Router, Rules, address
 from aiotask.settings import Settings
 from aiotask.suggestions import did_you_mean
@@ -77,7 +78,7 @@ def _where(task: Task) -> tuple[tuple[str, ...], str | None]:
 
 
 def of_settings(app: AioTask) -> Iterator[Finding]:
-    """Warn about settings with which a worker of its own is of no use."""
+    """Say which settings don't go together, and with which a worker of its own is of no use."""
     conf = app.conf
     if app.broker_url.startswith("memory:"):
         yield Finding(
@@ -96,6 +97,12 @@ def of_settings(app: AioTask) -> Iterator[Finding]:
             "warning",
             f"task_always_eager is on (origin: {conf.origin('task_always_eager')}): tasks run where they are called, "
             "and nothing is sent",
+        )
+    if conf.task_protocol == 2 and not isinstance(app.broker, HeaderCarrier):
+        yield Finding(
+            "error",
+            f"task_protocol is 2 (origin: {conf.origin('task_protocol')}): Celery's messages have headers, which this "
+            "broker does not carry, so every call fails; use amqp://, or task_protocol 'aiotask'",
         )
 
 

@@ -340,11 +340,10 @@ class AmqpLink:
     @staticmethod
     def _abort(connection: Any) -> None:
         transport = getattr(connection, "transport", None)
-        if transport is not None:
-            for task in (getattr(transport.connection, "_reader_task", None),):
-                with suppress(RuntimeError):
-                    if task is not None:
-                        task.cancel()
+        reader = None if transport is None else getattr(transport.connection, "_reader_task", None)
+        if reader is not None:
+            with suppress(RuntimeError):  # its loop is closed
+                reader.cancel()
 
     def _tell(self, *, up: bool) -> None:
         for observer in tuple(self._observers):

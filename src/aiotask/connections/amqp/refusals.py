@@ -58,9 +58,12 @@ def refused(address: Address, error: BaseException, timeout_s: float) -> ServerR
     if name in {"InvalidFrameError", "ProtocolSyntaxError", "IncompatibleProtocolError"}:
         return ServerRefused(f"{place} answers, but not as a RabbitMQ does. Are host and port right?")
     if "unexpectedly closed" in said or "reset" in said:
+        # By TLS 1.3 a server may say only after the client's handshake that it wants a certificate, and hang up.
+        by_tls = address.url.scheme == "amqps"
+        wants = "ask for a certificate (?certfile= and ?keyfile=)" if by_tls else "want TLS (amqps://)"
         return ServerRefused(
-            f"{place} closed the connection during the handshake. Is it a RabbitMQ, does its port want TLS (amqps://), "
-            "or is it just starting?"
+            f"{place} closed the connection during the handshake. Is it a RabbitMQ, does its port {wants}, or is it "
+            "just starting?"
         )
     return ServerRefused(
         f"RabbitMQ {place} can't be reached: {said or name}. Is it running, and are host and port right?"
