@@ -8,22 +8,28 @@ from typing import Any
 import pytest
 from tests.processes import WorkerProcess, run_aiotask, start_worker
 from tests.servers.fixtures import (
+    link,
+    open_link,
     private_rabbit,
     private_redis,
     proxy,
     rabbit_url,
     redis_server,
+    redis_url,
     shared_rabbit,
     shared_redis,
     start_redis,
 )
 
 __all__ = [
+    "link",
+    "open_link",
     "private_rabbit",
     "private_redis",
     "proxy",
     "rabbit_url",
     "redis_server",
+    "redis_url",
     "shared_rabbit",
     "shared_redis",
     "start_redis",
