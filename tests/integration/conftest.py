@@ -1,11 +1,12 @@
 """A project of tasks, and a SQLite file of each test's own."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from tests.integration.sqlite_file import Here
 from tests.processes import WorkerProcess, run_aiotask, start_worker
 from tests.servers.fixtures import (
     link,
@@ -80,3 +81,13 @@ def start(env: dict[str, str], request: pytest.FixtureRequest) -> Callable[..., 
 @pytest.fixture
 def worker(start: Callable[..., Any]) -> WorkerProcess:
     return start()
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Here]:
+    here = Here(tmp_path / "aiotask.db")
+    await here.broker.open()
+    await here.backend.open()
+    yield here
+    await here.broker.close()
+    await here.backend.close()
