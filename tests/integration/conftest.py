@@ -1,4 +1,4 @@
-"""A project of tasks, and a SQLite file of each test's own."""
+"""A project of tasks, servers for it, and a SQLite file of each test's own."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -85,6 +85,7 @@ def worker(start: Callable[..., Any]) -> WorkerProcess:
 
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[Here]:
+    """A broker and a backend, open, on one file."""
     here = Here(tmp_path / "aiotask.db")
     await here.broker.open()
     await here.backend.open()
