@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 from tests.guide.letters import read_letters
+from tests.guide.program import Program
 from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis
 
 from aiotask import AioTask
 from aiotask.message import DeadLetter, Envelope, QueueDepth, TaskMessage
 
 __all__ = ["rabbit_url", "redis_server", "redis_url", "shared_rabbit", "shared_redis"]
+
+Depth = Callable[..., Awaitable[QueueDepth]]
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 PATIENCE_S = 10.0
 
@@ -39,6 +43,11 @@ async def app(url: str) -> AsyncIterator[AioTask]:
     made = AioTask("proj", broker=url)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def program(app: AioTask) -> Program:
+    return Program(app)
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def dead_letters(app: AioTask) -> Callable[[], Awaitable[list[DeadLetter]]]:
 
 
 @pytest.fixture
-def depth(app: AioTask) -> Callable[..., Awaitable[QueueDepth]]:
+def depth(app: AioTask) -> Depth:
     """Return what a queue holds."""
 
     async def depth(queue: str = "default") -> QueueDepth:
@@ -82,7 +91,7 @@ def depth(app: AioTask) -> Callable[..., Awaitable[QueueDepth]]:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
+def until() -> Until:
     """Wait until an awaited condition holds."""
 
     async def until(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.guide.conftest import Depth
 from tests.guide.letters import read_letters
 
 from aiotask import AioTask, AsyncResult, Ignore, Reject, WorkerLost
 from aiotask.brokers.amqp.subscription import AmqpSubscription
-from aiotask.message import DeadLetter, Delivery, QueueDepth, Start, Verdict
+from aiotask.message import DeadLetter, Delivery, Start, Verdict
 
-Depth = Callable[..., Awaitable[QueueDepth]]
 DeadLetters = Callable[[], Awaitable[list[DeadLetter]]]
 
 

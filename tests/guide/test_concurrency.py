@@ -2,14 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
+from tests.guide.conftest import Depth
 
 from aiotask import AioTask, ImproperlyConfigured, TaskRevokedError
-from aiotask.message import QueueDepth
-
-Depth = Callable[..., Awaitable[QueueDepth]]
 
 
 class Crowd:

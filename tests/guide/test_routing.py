@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.guide.conftest import Depth
 
 from aiotask import AioTask, ImproperlyConfigured, Queue, Task, Unroutable
-from aiotask.message import QueueDepth
-
-Depth = Callable[..., Awaitable[QueueDepth]]
 
 FEEDS = [
     Queue("default", exchange="tasks", routing_key="task.#", exchange_type="topic"),

@@ -2,15 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.guide.conftest import Until
 
 from aiotask import AioTask, AsyncResult, EncodeError, Ignore, RemoteError, Task, TaskMeta
-
-Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 async def states_of(result: AsyncResult[Any]) -> list[tuple[str, Any]]:

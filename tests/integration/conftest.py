@@ -1,29 +1,36 @@
-"""A project of tasks, and a SQLite file of each test's own."""
+"""A project of tasks, servers for it, and a SQLite file of each test's own."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from tests.integration.sqlite_file import Here
 from tests.processes import WorkerProcess, run_aiotask, start_worker
 from tests.servers.fixtures import (
+    link,
+    open_link,
     private_rabbit,
     private_redis,
     proxy,
     rabbit_url,
     redis_server,
+    redis_url,
     shared_rabbit,
     shared_redis,
     start_redis,
 )
 
 __all__ = [
+    "link",
+    "open_link",
     "private_rabbit",
     "private_redis",
     "proxy",
     "rabbit_url",
     "redis_server",
+    "redis_url",
     "shared_rabbit",
     "shared_redis",
     "start_redis",
@@ -74,3 +81,14 @@ def start(env: dict[str, str], request: pytest.FixtureRequest) -> Callable[..., 
 @pytest.fixture
 def worker(start: Callable[..., Any]) -> WorkerProcess:
     return start()
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Here]:
+    """A broker and a backend, open, on one file."""
+    here = Here(tmp_path / "aiotask.db")
+    await here.broker.open()
+    await here.backend.open()
+    yield here
+    await here.broker.close()
+    await here.backend.close()

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 import pytest
 import redis
-from tests.integration.test_redis_link import replicate
+from tests.integration.redis_links import Start, replicate
 from tests.servers.redis import RedisServer, free_port
 
 Run = Callable[..., "CompletedProcess[str]"]
-Start = Callable[..., RedisServer]
 
 CONFIGURATION = 78
 UNREACHABLE = 69

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.connections.sqlite.steps import traced
 
 from aiotask.brokers.sqlite import SqliteBroker
 from aiotask.brokers.sqlite.subscription import SqliteSubscription
@@ -49,13 +50,6 @@ async def change(broker: SqliteBroker, sql: str) -> None:
     await broker.link.run(lambda connection: connection.execute(sql).rowcount)
 
 
-async def statements(broker: SqliteBroker) -> list[str]:
-    """Return the list that what is executed is appended to from now on."""
-    seen: list[str] = []
-    await broker.link.run(lambda connection: connection.set_trace_callback(seen.append), writes=False)
-    return seen
-
-
 def look_for_lapses(consumer: SqliteSubscription) -> None:
     """Let it be time for that."""
     consumer._scan_at = 0.0
@@ -83,7 +77,7 @@ async def test_unpark_takes_no_lock_when_there_is_nothing_to_take(
     broker: SqliteBroker, consumer: SqliteSubscription, lines: Mapping[str, int]
 ) -> None:
     await park(broker, consumer)
-    seen = await statements(broker)
+    seen = await traced(broker.link)
     with Lock(broker):
         assert await consumer.unpark(lines) == []
     assert "BEGIN IMMEDIATE" not in seen
@@ -135,7 +129,7 @@ async def test_parking_costs_as_many_statements_as_acknowledging_when_there_are_
         for count in (1, 30):
             await broker.publish([Envelope(new_id(), "q", b"", "x") for _ in range(count)])
             taken = await consumer.receive(count, 5)
-            seen = await statements(broker)
+            seen = await traced(broker.link)
             await consumer.settle([Settlement(delivery, action, line="a") for delivery in taken])  # type: ignore[arg-type]
             counts[action, count] = len(seen)
     assert len(set(counts.values())) == 1, counts
@@ -177,7 +171,7 @@ async def until(broker: SqliteBroker) -> Any:
 async def test_nothing_is_written_when_a_consumer_is_known_for_half_a_lease(
     broker: SqliteBroker, consumer: SqliteSubscription
 ) -> None:
-    seen = await statements(broker)
+    seen = await traced(broker.link)
     for _ in range(3):
         look_for_lapses(consumer)
         assert await consumer.receive(1, 0) == []

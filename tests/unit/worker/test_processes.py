@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conditions import until
 
 from aiotask.message import TaskMessage
 from aiotask.worker import processes
@@ -102,12 +103,6 @@ async def value(pool: ProcessPool, name: str, *args: object) -> Any:
     reply = await pool.run(call(name, *args), ignore)
     assert isinstance(reply, Returned), reply
     return unpack_value(reply.value, "it")
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def is_gone(pid: int) -> bool:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from tests.conditions import PATIENCE_S, until
 from tests.servers.proxy import FaultProxy
 from tests.servers.redis import RedisServer
 
@@ -12,7 +13,6 @@ from aiotask.connections.redis import LinkClosed, LinkDown, Listener, RedisLink,
 from aiotask.connections.redis.commands import pack_command
 
 Open = Callable[..., Awaitable[RedisLink]]
-PATIENCE_S = 20.0
 
 
 class Ear:
@@ -34,12 +34,6 @@ class Ear:
         if self.failing:
             self.failing -= 1
             raise ZeroDivisionError
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
