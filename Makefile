@@ -41,8 +41,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# By files: each has servers and runs of its own, which are started once then.
 tests: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not long"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not long"
 
 faults: $(VENV)/.installed-dev servers
 	$(BIN)/pytest -s tests/faults

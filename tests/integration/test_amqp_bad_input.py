@@ -47,10 +47,14 @@ def ended(finished: "CompletedProcess[str]") -> Told:
     return Told(finished.returncode, finished.stdout + finished.stderr)
 
 
-@pytest.fixture(params=COMMANDS)
+EACH_COMMAND = pytest.mark.parametrize("told", COMMANDS, indirect=True)
+
+
+@pytest.fixture
 def told(request: pytest.FixtureRequest, aiotask: Run) -> Callable[..., Told]:
-    """Runs each command with a broker URL to its end."""
-    return lambda url, **settings: ended(aiotask(*request.param, AIOTASK_BROKER_URL=url, **settings))
+    """Runs a worker, or each command, with a broker URL to its end."""
+    command = getattr(request, "param", ("run", "tasks", "-l", "debug"))
+    return lambda url, **settings: ended(aiotask(*command, AIOTASK_BROKER_URL=url, **settings))
 
 
 def assert_ends(told: Told, code: int, *parts: str) -> None:
@@ -87,6 +91,11 @@ def test_url_that_can_not_be_read_is_a_setting_that_does_not_fit(
     assert_ends(told(url), CONFIGURATION, what, "guest:***@")
 
 
+@EACH_COMMAND
+def test_each_command_tells_of_a_setting_that_does_not_fit(told: Callable[..., Told]) -> None:
+    assert_ends(told("amqp://guest:secret@127.0.0.1:99999/"), CONFIGURATION, "is no AMQP URL", "guest:***@")
+
+
 @pytest.mark.parametrize("broker", ["memory://", "sqlite:///tasks.db", "redis://127.0.0.1:1/0"])
 def test_results_over_rpc_without_rabbitmq_are_a_setting_that_does_not_fit(aiotask: Run, broker: str) -> None:
     finished = aiotask("check", "tasks", AIOTASK_BROKER_URL=broker, AIOTASK_RESULT_BACKEND="rpc://")
@@ -96,6 +105,7 @@ def test_results_over_rpc_without_rabbitmq_are_a_setting_that_does_not_fit(aiota
 # ---- what is at the other end ----
 
 
+@EACH_COMMAND
 def test_port_where_nothing_listens_is_told(told: Callable[..., Told]) -> None:
     port = free_port()
     url = f"amqp://guest:secret@127.0.0.1:{port}/"
@@ -134,6 +144,7 @@ def test_redis_is_told(told: Callable[..., Told], redis_server: RedisServer) -> 
     assert_ends(told(url, AIOTASK_BROKER_CONNECTION_TIMEOUT="1"), UNREACHABLE, "guest:***@", "host and port")
 
 
+@EACH_COMMAND
 @pytest.mark.parametrize("scheme", ["amqp", "amqps"])
 def test_server_that_says_nothing_is_told(told: Callable[..., Told], scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -151,6 +162,7 @@ def test_tls_to_a_port_without_it_is_told(told: Callable[..., Told], shared_rabb
 # ---- what the server says ----
 
 
+@EACH_COMMAND
 def test_wrong_password_is_told(told: Callable[..., Told], shared_rabbit: RabbitServer) -> None:
     url = shared_rabbit.url(password="secret")
     assert_ends(told(url), UNREACHABLE, "guest:***@", "does not accept the user or password", "Check them in the URL")
@@ -185,6 +197,7 @@ def test_virtual_host_that_is_not_ours_is_told(
 REPLIES, QUEUES, SENDING = "aiotask.reply", "default", "amq.default"
 
 
+@EACH_COMMAND
 @pytest.mark.parametrize("forbidden", [REPLIES, QUEUES, SENDING])
 def test_user_without_rights_is_told(
     told: Callable[..., Told], shared_rabbit: RabbitServer, vhost: str, someone: str, forbidden: str
@@ -271,6 +284,7 @@ def test_check_leaves_no_trace_where_all_is_well(aiotask: Run, shared_rabbit: Ra
     assert shared_rabbit.queues(vhost) == []
 
 
+@EACH_COMMAND
 def test_queue_that_was_made_otherwise_is_told(
     told: Callable[..., Told], aiotask: Run, shared_rabbit: RabbitServer, vhost: str
 ) -> None:
@@ -301,6 +315,7 @@ async def test_queue_that_another_program_has_for_itself_alone_is_told(
     await link.close()
 
 
+@EACH_COMMAND
 def test_queue_of_ours_that_another_program_has_made_is_told(
     told: Callable[..., Told], shared_rabbit: RabbitServer, vhost: str
 ) -> None:
@@ -313,6 +328,7 @@ def test_queue_of_ours_that_another_program_has_made_is_told(
     assert_ends(told(url), UNREACHABLE, "guest:***@", "PRECONDITION_FAILED", "'aiotask.queues'", "made it otherwise")
 
 
+@EACH_COMMAND
 def test_server_without_quorum_queues_is_told(told: Callable[..., Told], old_rabbit: RabbitServer) -> None:
     assert_ends(told(old_rabbit.url()), UNREACHABLE, "guest:***@", "quorum", "rabbitmqctl enable_feature_flag all")
 

@@ -35,12 +35,16 @@ class Told(NamedTuple):
     output: str
 
 
-@pytest.fixture(params=COMMANDS)
+EACH_COMMAND = pytest.mark.parametrize("told", COMMANDS, indirect=True)
+
+
+@pytest.fixture
 def told(request: pytest.FixtureRequest, aiotask: Run) -> Callable[..., Told]:
-    """Runs each command with a broker URL to its end."""
+    """Runs a worker, or each command, with a broker URL to its end."""
+    command = getattr(request, "param", ("run", "tasks"))
 
     def told(url: str, **settings: str) -> Told:
-        finished = aiotask(*request.param, AIOTASK_BROKER_URL=url, **settings)
+        finished = aiotask(*command, AIOTASK_BROKER_URL=url, **settings)
         return Told(finished.returncode, finished.stdout + finished.stderr)
 
     return told
@@ -74,6 +78,12 @@ def test_url_that_can_not_be_read_is_a_setting_that_does_not_fit(
     assert_ends(told(url), CONFIGURATION, what, ":***@")
 
 
+@EACH_COMMAND
+def test_each_command_tells_of_a_setting_that_does_not_fit(told: Callable[..., Told]) -> None:
+    assert_ends(told("rediss://:secret@127.0.0.1:99999/0"), CONFIGURATION, ":***@")
+
+
+@EACH_COMMAND
 def test_port_where_nothing_listens_is_told(told: Callable[..., Told]) -> None:
     port = free_port()
     assert_ends(told(f"redis://:secret@127.0.0.1:{port}/0"), UNREACHABLE, f":***@127.0.0.1:{port}/0", "Is it running")
@@ -100,6 +110,7 @@ def test_server_of_another_kind_is_told(told: Callable[..., Told], http_port: in
     )
 
 
+@EACH_COMMAND
 def test_server_that_says_nothing_is_told(told: Callable[..., Told]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://:secret@127.0.0.1:{silent.getsockname()[1]}/0"
@@ -108,6 +119,7 @@ def test_server_that_says_nothing_is_told(told: Callable[..., Told]) -> None:
         )
 
 
+@EACH_COMMAND
 def test_wrong_password_is_told(told: Callable[..., Told], start_redis: Start) -> None:
     server = start_redis(password="hush")
     url = f"redis://:secret@127.0.0.1:{server.port}/0"
@@ -119,6 +131,7 @@ def test_missing_password_is_told(told: Callable[..., Told], start_redis: Start)
     assert_ends(told(f"redis://127.0.0.1:{server.port}/0"), UNREACHABLE, "asks for a password. Write it into the URL")
 
 
+@EACH_COMMAND
 @pytest.mark.parametrize(
     ("rights", "what"),
     [
@@ -153,6 +166,7 @@ def test_worker_whose_steps_would_be_refused_halfway_does_not_begin(
     assert private_redis.call("KEYS", "*") == []
 
 
+@EACH_COMMAND
 def test_key_that_another_program_owns_is_told(told: Callable[..., Told], private_redis: RedisServer) -> None:
     private_redis.call("SET", "aiotask:{default}:s:5", "theirs")
     url = private_redis.url()
@@ -160,12 +174,14 @@ def test_key_that_another_program_owns_is_told(told: Callable[..., Told], privat
     assert private_redis.call("GET", "aiotask:{default}:s:5") == b"theirs"
 
 
+@EACH_COMMAND
 def test_read_only_replica_is_told(told: Callable[..., Told], start_redis: Start) -> None:
     master, replica = start_redis(), start_redis()
     replicate(replica, master)
     assert_ends(told(replica.url()), UNREACHABLE, replica.url(), "read-only replica. Name its master")
 
 
+@EACH_COMMAND
 def test_server_that_loads_its_data_is_told(told: Callable[..., Told], start_redis: Start) -> None:
     server = start_redis("--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024")
     server.call("DEBUG", "POPULATE", 10_000, "key", 100)

@@ -39,6 +39,7 @@ async def main():
         killed = time.monotonic()
         waiting = await heir.receive(10, 5)  # what it did not own
         assert [delivery.id for delivery in waiting] == [each.id for each in batch[4:]]
+        await heir.settle([Settlement(delivery) for delivery in waiting])  # or their leases would lapse, too
         reclaimed: list[Delivery] = []
         while len(reclaimed) < 4:
             reclaimed += await heir.receive(10, 5)

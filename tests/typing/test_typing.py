@@ -13,8 +13,6 @@ from mypy import api
 HERE = Path(__file__).parent
 FILES = ("right.py", "wrong.py")
 
-pytestmark = pytest.mark.xdist_group("typing")  # one run of each checker is enough
-
 Complaints = dict[str, dict[int, str]]
 """File -> line -> what is said of it."""
 

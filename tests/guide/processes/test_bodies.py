@@ -27,7 +27,6 @@ from tests.guide.processes.process_tasks import (
     log_an_error,
     report,
     stubborn,
-    sum_up,
     talk,
     unlucky,
     unreadable,
@@ -35,7 +34,10 @@ from tests.guide.processes.process_tasks import (
     wrapped,
 )
 
-from aiotask import AioTaskError, EncodeError, Reject, RemoteError, Worker, WorkerLost, redirect_stdouts
+from aiotask import EncodeError, Reject, RemoteError, Worker, WorkerLost, redirect_stdouts
+
+# What a process does is the same on each broker; of two one ends executions in one step, and one in several.
+pytestmark = pytest.mark.parametrize("url", ["sqlite", "amqp"], indirect=True)
 
 
 async def test_body_runs_in_another_process_which_is_used_again(worker: Worker) -> None:
@@ -178,23 +180,6 @@ async def test_traceback_of_a_log_record_comes_along(worker: Worker, caplog: pyt
     [record] = [record for record in caplog.records if record.getMessage() == "it failed"]
     assert 'raise ValueError("caught")' in (record.exc_text or "")
     assert 'raise ValueError("caught")' in logging.Formatter().format(record)
-
-
-@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
-async def test_it_can_send_tasks_and_wait_for_them(worker: Worker) -> None:
-    result = await sum_up.delay()
-    value, child, own_id = await result.get(timeout=10)
-    assert (value, own_id) == (3, result.id)
-    assert [each.id for each in await result.children()] == [child]
-    assert (await app.result(child).meta()).parent_id == result.id
-
-
-@pytest.mark.parametrize("url", ["memory"], indirect=True)
-async def test_it_is_told_that_memory_is_not_shared(worker: Worker) -> None:
-    with pytest.raises(
-        AioTaskError, match=r"memory:// is in the worker's process alone.*sqlite:///.*offload=\"thread\""
-    ):
-        await (await sum_up.delay()).get(timeout=10)
 
 
 async def test_handlers_run_in_the_worker(worker: Worker) -> None:

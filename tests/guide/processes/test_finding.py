@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from tests.guide.processes.conftest import processes
-from tests.guide.processes.process_tasks import app, where
+from tests.guide.processes.process_tasks import app, sum_up, where
 
-from aiotask import AioTask, ImproperlyConfigured, Worker
+from aiotask import AioTask, AioTaskError, ImproperlyConfigured, Worker
 
 
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
 async def test_app_has_to_be_where_the_process_can_find_it(url: str) -> None:
     local = AioTask("local", broker=url)
 
@@ -25,6 +26,7 @@ async def test_app_has_to_be_where_the_process_can_find_it(url: str) -> None:
     await local.close()
 
 
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
 async def test_task_has_to_be_where_the_process_can_find_it(worker: Worker) -> None:
     @app.task(name="proj.late", offload="process")
     def late() -> int:
@@ -33,6 +35,23 @@ async def test_task_has_to_be_where_the_process_can_find_it(worker: Worker) -> N
     with pytest.raises(ImproperlyConfigured, match=r"no task 'proj.late' there.*not later by a function"):
         await (await late.delay()).get(timeout=10)
     assert await (await where.delay()).get(timeout=10) in processes()
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+async def test_it_can_send_tasks_and_wait_for_them(worker: Worker) -> None:
+    result = await sum_up.delay()
+    value, child, own_id = await result.get(timeout=10)
+    assert (value, own_id) == (3, result.id)
+    assert [each.id for each in await result.children()] == [child]
+    assert (await app.result(child).meta()).parent_id == result.id
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+async def test_it_is_told_that_memory_is_not_shared(worker: Worker) -> None:
+    with pytest.raises(
+        AioTaskError, match=r"memory:// is in the worker's process alone.*sqlite:///.*offload=\"thread\""
+    ):
+        await (await sum_up.delay()).get(timeout=10)
 
 
 def test_coroutine_function_is_refused() -> None:
