@@ -140,6 +140,8 @@ class Verdict(Enum):
     RUN = "run"
     LOST = "lost"
     """Another consumer has it by now: forget it, don't settle."""
+    REVOKED = "revoked"
+    """Its task must not start any more (`Revoking`)."""
     EXPIRED = "expired"
     STARTED_BEFORE = "started_before"
     """Acknowledged early, and a worker was lost after starting it: it must not start again."""
