@@ -201,6 +201,9 @@ class DeadLetter(msgspec.Struct):
 
 DEAD_BODY_BYTES: Final = 64 * 1024
 
+REVOKED_KEPT: Final = 100_000
+"""So many revoked task ids are kept at least, the newest."""
+
 
 class QueueDepth(msgspec.Struct):
     """How many messages of one queue are in which condition."""
