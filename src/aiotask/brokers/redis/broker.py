@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from aiotask.brokers.redis.admin import RedisQueueAdmin
 from aiotask.brokers.redis.calls import ERRORS, LINK_ERRORS, Calls
 from aiotask.brokers.redis.packing import pack_envelopes
-from aiotask.brokers.redis.scripts import ENQUEUE
+from aiotask.brokers.redis.scripts import ENQUEUE, REVOKE
 from aiotask.brokers.redis.subscription import RedisSubscription
 from aiotask.connections.redis import RedisLink, Translation
 from aiotask.exceptions import BrokerConnectionError, BrokerFull, PublishError
-from aiotask.message import Envelope
+from aiotask.message import REVOKED_KEPT, Envelope
 
 
 class RedisBroker(RedisQueueAdmin):
-    """A `Broker`, `QueueAdmin` and `Examinable` on a `RedisLink`; its subscriptions are `FusedFinish`."""
+    """A `Broker`, `QueueAdmin`, `Examinable` and `Revoking` on a `RedisLink`.
+
+    Its subscriptions are `FusedStart`, `FusedFinish` and `Pipelined`.
+    """
 
     def __init__(self, link: RedisLink, *, publish_timeout: float = 10.0) -> None:
         """Take a link; nothing is opened.
@@ -87,6 +90,24 @@ class RedisBroker(RedisQueueAdmin):
             await self._calls.fail(error, parcel.queues, Translation(unsent, unsent, BrokerFull))
         if new_lines:
             self._calls.forget_names()  # the server has lost what it had, it may be
+
+    async def revoke(self, ids: Sequence[str]) -> None:
+        """See `Revoking`. Repeated while the connection is down, for as long as a `publish`.
+
+        Raises:
+            BrokerFull: The server has no memory left, or can't write to its disk.
+            BrokerError: Nothing is known to be kept; try again.
+
+        Cost: one round trip, which keeps the server busy for about a millisecond for each thousand ids.
+        """
+        self._must_be_open()
+        if not ids:
+            return
+        deadline = asyncio.get_running_loop().time() + self._publish_timeout_s
+        try:
+            await self._calls.repeat(REVOKE, [self._calls.keys.revoked], [REVOKED_KEPT, *ids], deadline)
+        except LINK_ERRORS as error:
+            await self._calls.fail(error, [])
 
     async def examine(self, queues: Sequence[str]) -> None:
         """See `Examinable`.

@@ -1,7 +1,8 @@
 -- Says what of all that the scripts do this user may not do: a step that is refused halfway would be half a step.
 --
 -- KEYS   1  the prefix of a queue
---        2  where a result row would lie; absent when none are stored
+--        2  the revoked task ids
+--        3  where a result row would lie; absent when none are stored
 -- reply  nothing, or the command, the key, the server's words
 -- cost   about forty commands, which leave nothing
 local key = KEYS[1] .. 'rights'
@@ -17,14 +18,15 @@ local TRIED = {
   {'SMEMBERS', key}, {'SREM', key, ''}, {'SADD', key, ''}, {'DEL', key},
   {'LLEN', key}, {'LPUSH', key, ''}, {'DEL', key},
   {'HGETALL', key}, {'HSET', key, '', ''}, {'DEL', key},
+  {'EXISTS', KEYS[2]}, {'ZMSCORE', KEYS[2], ''},
 }
 if redis.call('EXISTS', key) == 1 then
   return -- it is somebody's, and not to be touched
 end
-if KEYS[2] then
-  TRIED[#TRIED + 1] = {'GETRANGE', KEYS[2], 0, 0}
-  TRIED[#TRIED + 1] = {'SET', KEYS[2], '', 'XX'}
-  TRIED[#TRIED + 1] = {'PUBLISH', KEYS[2], ''}
+if KEYS[3] then
+  TRIED[#TRIED + 1] = {'GETRANGE', KEYS[3], 0, 0}
+  TRIED[#TRIED + 1] = {'SET', KEYS[3], '', 'XX'}
+  TRIED[#TRIED + 1] = {'PUBLISH', KEYS[3], ''}
 end
 
 local REFUSALS = {'NOPERM', "The user executing the script can't", 'ACL failure in script'} -- versions differ
