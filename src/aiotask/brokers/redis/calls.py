@@ -57,11 +57,11 @@ class Calls:
 
         Cost: two round trips.
         """
-        keys = [self.keys.prefix(queues[0]), self.keys.revoked]
+        keys = [self.keys.prefix(queues[0])]
         if self.link.holds_results:
             keys.append(row_key("rights"))
         with self.link.translating(ERRORS):
-            refused = await self.link.run(RIGHTS, keys)
+            refused = await self.link.run(RIGHTS, keys, [self.keys.revoked])
             if refused:
                 command, key, why = (word.decode(errors="replace") for word in refused)
                 raise BrokerError(

@@ -1,8 +1,8 @@
 -- Says what of all that the scripts do this user may not do: a step that is refused halfway would be half a step.
 --
 -- KEYS   1  the prefix of a queue
---        2  the revoked task ids
---        3  where a result row would lie; absent when none are stored
+--        2  where a result row would lie; absent when none are stored
+-- ARGV   1  the key of the revoked task ids: as one of KEYS it would be refused before anything is said
 -- reply  nothing, or the command, the key, the server's words
 -- cost   about forty commands, which leave nothing
 local key = KEYS[1] .. 'rights'
@@ -18,15 +18,15 @@ local TRIED = {
   {'SMEMBERS', key}, {'SREM', key, ''}, {'SADD', key, ''}, {'DEL', key},
   {'LLEN', key}, {'LPUSH', key, ''}, {'DEL', key},
   {'HGETALL', key}, {'HSET', key, '', ''}, {'DEL', key},
-  {'EXISTS', KEYS[2]}, {'ZMSCORE', KEYS[2], ''},
+  {'EXISTS', ARGV[1]}, {'ZMSCORE', ARGV[1], ''},
 }
 if redis.call('EXISTS', key) == 1 then
   return -- it is somebody's, and not to be touched
 end
-if KEYS[3] then
-  TRIED[#TRIED + 1] = {'GETRANGE', KEYS[3], 0, 0}
-  TRIED[#TRIED + 1] = {'SET', KEYS[3], '', 'XX'}
-  TRIED[#TRIED + 1] = {'PUBLISH', KEYS[3], ''}
+if KEYS[2] then
+  TRIED[#TRIED + 1] = {'GETRANGE', KEYS[2], 0, 0}
+  TRIED[#TRIED + 1] = {'SET', KEYS[2], '', 'XX'}
+  TRIED[#TRIED + 1] = {'PUBLISH', KEYS[2], ''}
 end
 
 local REFUSALS = {'NOPERM', "The user executing the script can't", 'ACL failure in script'} -- versions differ
