@@ -1,20 +1,24 @@
 """Opens, publishes to and subscribes to the queues on a Redis server."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from aiotask.brokers.redis.admin import RedisQueueAdmin
 from aiotask.brokers.redis.calls import ERRORS, LINK_ERRORS, Calls
 from aiotask.brokers.redis.packing import pack_envelopes
+from aiotask.brokers.redis.remote import Asker, Remote
 from aiotask.brokers.redis.scripts import ENQUEUE, REVOKE
 from aiotask.brokers.redis.subscription import RedisSubscription
 from aiotask.connections.redis import RedisLink, Translation
 from aiotask.exceptions import BrokerConnectionError, BrokerFull, PublishError
 from aiotask.message import REVOKED_KEPT, Envelope
+from aiotask.protocols import Answering
 
 
 class RedisBroker(RedisQueueAdmin):
-    """A `Broker`, `QueueAdmin`, `Examinable` and `Revoking` on a `RedisLink`.
+    """A `Broker`, `QueueAdmin`, `Examinable`, `Revoking` and `RemoteControlled` on a `RedisLink`.
 
     Its subscriptions are `FusedStart`, `FusedFinish` and `Pipelined`.
     """
@@ -29,6 +33,7 @@ class RedisBroker(RedisQueueAdmin):
         super().__init__(Calls(link))
         self.link = link
         self._publish_timeout_s = publish_timeout
+        self._asker = Asker(link)
         self._open = False
         self._subscriptions: set[RedisSubscription] = set()
 
@@ -108,6 +113,28 @@ class RedisBroker(RedisQueueAdmin):
             await self._calls.repeat(REVOKE, [self._calls.keys.revoked], [REVOKED_KEPT, *ids], deadline)
         except LINK_ERRORS as error:
             await self._calls.fail(error, [])
+
+    def answering(self, node: str, commands: Mapping[str, Answering]) -> AbstractAsyncContextManager[None]:
+        """See `RemoteControlled`. It listens when it is entered, if the server can be reached and allows it.
+
+        Cost: a connection of its own, over which nothing is sent while nobody asks.
+        """
+        return Remote(self.link, node, commands).listening()
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any], *, destination: Sequence[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        """See `RemoteControlled`. It is known who listens: it returns when they have answered.
+
+        Raises:
+            BrokerConnectionError: The broker is not open, the server can't be reached, or the connection was lost.
+            BrokerError: The user may not listen or publish.
+
+        Cost: two round trips and waiting; before that a handshake, where no other question waits for its answers.
+        """
+        self._must_be_open()
+        with self.link.translating(ERRORS):
+            return await self._asker.ask(command, arguments, destination, timeout)
 
     async def examine(self, queues: Sequence[str]) -> None:
         """See `Examinable`.
