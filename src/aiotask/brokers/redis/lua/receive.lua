@@ -53,15 +53,15 @@ end
 
 -- Returns the places of the entries whose task is revoked, or may be.
 local function find_revoked(entries)
-  local ids, unread = {}, {}
+  local ids = {}
   for place, entry in ipairs(entries) do
-    local id = task_id(field(entry[2], 'e'))
-    ids[place] = id or ''
-    unread[place] = not id
+    ids[place] = task_id(field(entry[2], 'e')) or ''
   end
   local places = revoked_places(ARGV[4], ids, 1, #ids)
-  for place = 1, #ids do
-    places[place] = places[place] or unread[place]
+  for place, id in ipairs(ids) do
+    if id == '' then
+      places[place] = true
+    end
   end
   return places
 end
