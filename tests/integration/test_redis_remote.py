@@ -123,7 +123,7 @@ QUESTION: dict[str, Any] = {"command": "echo", "arguments": {}, "ticket": "0" * 
         json.dumps({**QUESTION, "command": 1}),
         json.dumps({**QUESTION, "ticket": "0" * 31}),
         json.dumps({**QUESTION, "ticket": "celery-task-meta-0123456789abcde"}),
-        json.dumps({**QUESTION, "arguments": "x" * (1 << 20)}),
+        json.dumps({**QUESTION, "arguments": "x" * (8 << 20)}),
         json.dumps({"command": "echo\n", "arguments": {}}),
     ],
     ids=lambda malformed: repr(malformed)[:40],
@@ -157,6 +157,19 @@ async def test_node_answers_what_was_asked_with_odd_arguments(
         client.publish("aiotask:0:nodes", question)
         answer = json.loads((await asyncio.to_thread(ear.get_message, timeout=PATIENCE_S))["data"])
     assert (answer["node"], list(answer["answer"])) == (NODE, ["error"])
+
+
+async def test_command_that_is_too_long_is_told_and_not_sent(broker: RedisBroker, opened: AsyncExitStack) -> None:
+    await listen(broker, opened)
+    with pytest.raises(BrokerError, match=r"8,388,\d{3} bytes; workers read 8,388,608"):
+        await ask(broker, n="x" * ((8 << 20) - 50))
+    long = "x" * (3 << 20)
+    assert await ask(broker, n=long) == {NODE: {"n": long}}
+
+
+async def test_answer_that_is_too_long_is_an_error(broker: RedisBroker, opened: AsyncExitStack) -> None:
+    await opened.enter_async_context(broker.answering(NODE, {"echo": lambda _: "x" * (8 << 20)}))
+    assert await ask(broker) == {NODE: {"error": "The answer has 8,388,610 bytes, which is too much to send."}}
 
 
 async def test_malformed_answer_is_ignored_with_one_warning(

@@ -16,14 +16,15 @@ import msgspec
 
 from aiotask.brokers.redis.calls import LINK_ERRORS, tell
 from aiotask.connections.redis import LinkClosed, LinkDown, Listener, RedisLink, ReplyError
+from aiotask.exceptions import BrokerError
 from aiotask.protocols import Answering
 from aiotask.showing import shown
 from aiotask.wire.commands import carry_out, pack
 
 T = TypeVar("T")
 
-_MOST_BYTES: Final = 1 << 20
-"""What is longer is not read."""
+_MOST_BYTES: Final = 8 << 20
+"""What is longer is not sent, and not read. Servers cut a connection that listens and has 32 MB to read."""
 _LONG_S: Final = 3600.0
 
 _log = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ class Remote:
         question = _read(_QUESTIONS, channel, payload)
         if question is not None:
             answer = carry_out(self._commands, question.command, bytes(question.arguments))
+            if len(answer) > _MOST_BYTES // 2:  # so that it fits with the node's name
+                answer = pack({"error": f"The answer has {len(answer):,} bytes, which is too much to send."})
             task = asyncio.create_task(self._answer(question.ticket, answer))
             self._answers.add(task)
             task.add_done_callback(self._answers.discard)
@@ -141,9 +144,12 @@ class Asker:
             LinkDown: It could not be asked, or nobody knows.
             ReplyError: The user may not listen, or may not publish.
             LinkClosed: The link is not open.
+            BrokerError: The arguments are too long.
         """
         ticket = os.urandom(16).hex()
         question = _encode(_Question(command, msgspec.Raw(pack(arguments)), ticket))
+        if len(question) > _MOST_BYTES:
+            raise BrokerError(f"The command {command!r} has {len(question):,} bytes; workers read {_MOST_BYTES:,}.")
         nodes = [self._channels.nodes] if destination is None else map(self._channels.node, set(destination))
         answers_to = self._channels.answers(ticket)
         answers: dict[str, Any] = {}
