@@ -1,7 +1,7 @@
 """Steps of the Redis broker that only their cost, or their repetition, shows."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from tests.servers.proxy import FaultProxy
@@ -248,3 +248,17 @@ async def test_key_of_the_revokes_that_another_program_owns_is_told(
     with pytest.raises(BrokerError, match=told):
         await broker.subscribe(["mail"], consumer="c", lease=60.0, max_losses=4)
     assert redis_server.call("GET", "aiotask:revoked") == b"theirs"
+
+
+async def test_revoke_outlives_the_server_as_messages_do(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("--appendonly", "yes", "--appendfsync", "always")
+    broker = RedisBroker(RedisLink(server.url()))
+    await broker.open()
+    subscription = await broker.subscribe(["mail"], consumer="c", lease=60.0, max_losses=4)
+    await broker.publish([envelope("a"), envelope("b")])
+    await broker.revoke(["a"])
+    server.restart()
+    taken = await subscription.receive_and_begin(2, PATIENCE_S, 2)
+    assert [(each.id, each.begun) for each in taken] == [("a", False), ("b", True)]
+    assert await subscription.begin([Start(taken[0])]) == [Verdict.REVOKED]
+    await broker.close()
