@@ -140,6 +140,8 @@ class Verdict(Enum):
     RUN = "run"
     LOST = "lost"
     """Another consumer has it by now: forget it, don't settle."""
+    REVOKED = "revoked"
+    """Its task must not start any more (`Revoking`)."""
     EXPIRED = "expired"
     STARTED_BEFORE = "started_before"
     """Acknowledged early, and a worker was lost after starting it: it must not start again."""
@@ -198,6 +200,9 @@ class DeadLetter(msgspec.Struct):
 
 
 DEAD_BODY_BYTES: Final = 64 * 1024
+
+REVOKED_KEPT: Final = 100_000
+"""So many revoked task ids are kept at least, the newest."""
 
 
 class QueueDepth(msgspec.Struct):

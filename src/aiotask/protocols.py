@@ -83,8 +83,9 @@ class Subscription(Protocol):
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
         """Judge and count the starts of `batch`, in its order, as one step. The body may only run after RUN.
 
-        Looks at, in this order: is it still mine (LOST), was it started and lost before while acknowledged early
-        (STARTED_BEFORE), was it lost as often as allowed (TOO_MANY_STARTS), is it past its time (EXPIRED).
+        Looks at, in this order: is it still mine (LOST), was its task revoked (REVOKED), was it started and lost before
+        while acknowledged early (STARTED_BEFORE), was it lost as often as allowed (TOO_MANY_STARTS), is it past its
+        time (EXPIRED).
 
         Cost: one round trip.
         """
@@ -166,13 +167,52 @@ Answering = Callable[[Mapping[str, Any]], Any]
 
 @runtime_checkable
 class RemoteControlled(Protocol):
-    """A broker over which other programs can ask a worker something."""
+    """A broker over which workers can be asked something."""
 
     def answering(self, node: str, commands: Mapping[str, Answering]) -> AbstractAsyncContextManager[None]:
         """Answer `commands`, by their names, under a node's name, for as long as the context is open.
 
-        A command that is not among them is answered by an error, and so is one that raises. Whatever goes wrong, the
-        worker goes on without: nothing is raised.
+        A command that is not among them is answered by `{"error": ...}`, and so is one that raises. Whatever goes
+        wrong, the worker goes on without: nothing is raised.
+        """
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any], *, destination: Sequence[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        """Ask the nodes named in `destination` (None: all) to carry out `command`; return their answers by node name.
+
+        Returns when all of `destination` have answered, or all that are known to listen, where the broker knows that;
+        and after `timeout` seconds with the answers that have come by then. Of several nodes of one name one is in it.
+
+        Args:
+            command: Its name.
+            arguments: Plain values.
+            destination: Node names.
+            timeout: Seconds.
+
+        Raises:
+            BrokerError: It could not be asked.
+
+        Cost: one round trip, and waiting.
+        """
+
+
+@runtime_checkable
+class Revoking(Protocol):
+    """A broker that keeps which tasks must not start, as safe as its messages and also while no worker is there."""
+
+    async def revoke(self, ids: Sequence[str]) -> None:
+        """Let no message of these task ids be started any more, on any subscription, also one that is made later.
+
+        From the return on `begin` says REVOKED of them, whether they wait, are delayed, parked or handed out by then,
+        or are sent later; what was begun before is left alone. Where subscriptions are told, instead of asking at each
+        `begin`, one that exists learns it a moment later; one that is made after it knows it. At least the newest
+        100,000 ids (`REVOKED_KEPT`) are kept. Idempotent.
+
+        Raises:
+            BrokerError: Nothing is known to be kept; try again.
+
+        Cost: one round trip.
         """
 
 
@@ -200,10 +240,10 @@ class FusedStart(Protocol):
     async def receive_and_begin(self, max_items: int, wait: float, starts: int) -> list[Delivery]:
         """Receive, and begin those of the first `starts` that need no judging; they come as `begun`.
 
-        That needs what was lost before, or is past its time. Who gets a delivery that is `begun` may run its body at
-        once: it counts as started, as after RUN. It may also be begun by `begin` later, which judges it again, and be
-        settled without having run, by which nothing is lost. What nobody has got, since the call was cancelled or
-        the reply was lost, is given back, and counts as not started.
+        That needs what was lost before, was revoked, or is past its time. Who gets a delivery that is `begun` may run
+        its body at once: it counts as started, as after RUN. It may also be begun by `begin` later, which judges it
+        again, and be settled without having run, by which nothing is lost. What nobody has got, since the call was
+        cancelled or the reply was lost, is given back, and counts as not started.
 
         Cost: as `receive`.
         """

@@ -154,6 +154,7 @@ def test_user_without_rights_is_told(
         (("~aiotask:*", "&*", "+@all"), "permissions to access"),
         (("~*", "resetchannels", "+@all"), "PUBLISH on the key 'celery-task-meta-"),
         (("~*", "&*", "+@all", "-xack"), "XACK on the key 'aiotask:{default}:"),
+        (("~aiotask:{default}:*", "~aiotask:queues", "~celery*", "&*", "+@all"), "EXISTS on the key 'aiotask:revoked'"),
     ],
 )
 def test_worker_whose_steps_would_be_refused_halfway_does_not_begin(

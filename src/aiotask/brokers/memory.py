@@ -6,19 +6,25 @@ long as the link lives, the broker's clock is the link's, and over several queue
 """
 
 import asyncio
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Literal
 
 import msgspec
 
 from aiotask.connections.memory import Consumer, Holding, MemoryLink, MemoryQueue, wake
 from aiotask.exceptions import BrokerConnectionError
 from aiotask.message import DeadLetter, Delivery, Envelope, Finish, QueueDepth, Settlement, Start, Verdict
-from aiotask.protocols import Renewal, ResultBackend
+from aiotask.protocols import Answering, Renewal, ResultBackend
+from aiotask.wire.commands import carry_out, pack, unpack
 
 
 class MemoryBroker:
-    """A `Broker`, `QueueAdmin` and `HeaderCarrier` on a `MemoryLink`; its subscriptions are `FusedFinish`."""
+    """A `Broker`, `QueueAdmin`, `HeaderCarrier`, `Revoking` and `RemoteControlled` on a `MemoryLink`.
+
+    Its subscriptions are `FusedFinish`.
+    """
 
     carries_headers: Literal[True] = True
 
@@ -71,6 +77,33 @@ class MemoryBroker:
         )
         self._subscriptions.add(subscription)
         return subscription
+
+    async def revoke(self, ids: Sequence[str]) -> None:
+        """See `Revoking`.
+
+        Raises:
+            BrokerConnectionError: It is not open.
+        """
+        self._must_be_open()
+        self._messages.revoke(ids)
+
+    @asynccontextmanager
+    async def answering(self, node: str, commands: Mapping[str, Answering]) -> AsyncIterator[None]:
+        """See `RemoteControlled`."""
+        with self.link.nodes.listening(node, partial(carry_out, commands)):
+            yield
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any], *, destination: Sequence[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        """See `RemoteControlled`.
+
+        Raises:
+            BrokerConnectionError: It is not open.
+        """
+        self._must_be_open()
+        answers = await self.link.nodes.ask(command, pack(arguments), destination, timeout)
+        return {node: unpack(answer) for node, answer in answers.items()}
 
     def _must_be_open(self) -> None:
         if not self._open:
@@ -248,6 +281,7 @@ class MemorySubscription:
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
         """See `Subscription`."""
         held = self._holding.deliveries
+        revoked = self._messages.revoked
         begun: list[int] = []
         verdicts: list[Verdict] = []
         for start in batch:
@@ -255,6 +289,8 @@ class MemorySubscription:
             own = held.get(receipt)
             if own is None:
                 verdict = Verdict.LOST
+            elif revoked and own.id in revoked:
+                verdict = Verdict.REVOKED
             elif own.losses or own.expires_at is not None:
                 verdict = self._judge(own, acks_late=start.acks_late)
             else:

@@ -8,14 +8,23 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 from aiotask.message import Delivery, Envelope, Finish, Settlement, Start, Verdict, new_id
 from aiotask.outcome import TaskMeta
-from aiotask.protocols import Broker, FusedFinish, FusedStart, QueueAdmin, ResultBackend, Subscription
+from aiotask.protocols import (
+    Broker,
+    FusedFinish,
+    FusedStart,
+    QueueAdmin,
+    RemoteControlled,
+    ResultBackend,
+    Revoking,
+    Subscription,
+)
 
 T = TypeVar("T")
 
@@ -32,6 +41,14 @@ LINE: Final = "proj.täsks:add 'it'"
 
 class AdministeredBroker(Broker, QueueAdmin, Protocol):
     """A broker with the optional ability `QueueAdmin`."""
+
+
+class RevokingBroker(Broker, Revoking, Protocol):
+    """A broker with the optional ability `Revoking`."""
+
+
+class RemoteBroker(Broker, RemoteControlled, Protocol):
+    """A broker with the optional ability `RemoteControlled`."""
 
 
 class FusedSubscription(Subscription, FusedFinish, Protocol):
@@ -73,6 +90,10 @@ class Harness:
         """Open `adapter`, to be closed with the harness."""
         await adapter.open()
         self._opened.push_async_callback(adapter.close)
+
+    async def entered(self, context: AbstractAsyncContextManager[object]) -> None:
+        """Enter `context`, to be left with the harness."""
+        await self._opened.enter_async_context(context)
 
     async def soon(self, outcome: Awaitable[T]) -> T:
         """Return `outcome`; fail when it does not come in time."""

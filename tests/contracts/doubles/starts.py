@@ -21,7 +21,11 @@ class StartingSubscription(MemorySubscription):
         return [self.handed(delivery, may_start=place < starts) for place, delivery in enumerate(taken)]
 
     def handed(self, delivery: Delivery, *, may_start: bool) -> Delivery:
-        if not may_start or self._judge(delivery, acks_late=False) is not Verdict.RUN:
+        if (
+            not may_start
+            or delivery.id in self._messages.revoked
+            or self._judge(delivery, acks_late=False) is not Verdict.RUN
+        ):
             return delivery
         self._holding.started.add(delivery.receipt)
         return msgspec.structs.replace(delivery, begun=True)

@@ -61,7 +61,7 @@ class Calls:
         if self.link.holds_results:
             keys.append(row_key("rights"))
         with self.link.translating(ERRORS):
-            refused = await self.link.run(RIGHTS, keys)
+            refused = await self.link.run(RIGHTS, keys, [self.keys.revoked])
             if refused:
                 command, key, why = (word.decode(errors="replace") for word in refused)
                 raise BrokerError(
@@ -73,8 +73,8 @@ class Calls:
             raise BrokerError(stranger)
 
     async def stranger(self, queues: Sequence[str]) -> str:
-        """Return what is wrong with the keys of `queues`: nothing, or that one belongs to another program."""
-        found = await self.link.run(STRANGERS, self.keys.prefixes(queues))
+        """Return what is wrong with the keys that `queues` need: nothing, or that one belongs to another program."""
+        found = await self.link.run(STRANGERS, [self.keys.revoked, *self.keys.prefixes(queues)])
         if not found:
             return ""
         key, type_, wanted = (word.decode(errors="replace") for word in found)

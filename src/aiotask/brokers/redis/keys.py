@@ -16,7 +16,10 @@ All keys of a queue share one hash tag. Behind `<key_prefix>:{<queue>}:` come
 | `pub:<lane>`, `fin:<lane>` | string | the number of a sender's last batch, for a minute: a repeat does nothing |
 
 The lines are, in the order in which they are read: `r`, reclaimed messages; for each priority `<p>r`, those that were
-given back, and `<p>`. `u` holds what was unparked. `<key_prefix>:queues` is the set of the queues' names.
+given back, and `<p>`. `u` holds what was unparked.
+
+`<key_prefix>:queues` is the set of the queues' names, `<key_prefix>:revoked` the sorted set of revoked task ids, in the
+order in which they came.
 """
 
 from collections.abc import Sequence
@@ -61,6 +64,7 @@ class Keys:
         self._prefixes: dict[str, str] = {}
         self._lines: dict[tuple[str, str], Line] = {}
         self.queues = f"{key_prefix}:queues"
+        self.revoked = f"{key_prefix}:revoked"
 
     def prefix(self, queue: str) -> str:
         """Return what the names of a queue's keys begin with."""

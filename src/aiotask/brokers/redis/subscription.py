@@ -22,6 +22,8 @@ _LATER: Final = 1.1
 """Consumers look at most so much later than they were told, so that they don't all at once."""
 _SHORTEST_S: Final = 0.001
 """The server takes 0 for a wait without end."""
+_LOST, _REVOKED = 0, 2
+"""Why begin.lua has not started something."""
 
 
 class RedisSubscription:
@@ -135,7 +137,7 @@ class RedisSubscription:
         try:
             if self._unheard:
                 await self._give_back_unheard()
-            keys, args = self._keys.prefixes(queues), (self._name, max_items, starts)
+            keys, args = self._keys.prefixes(queues), (self._name, max_items, starts, self._keys.revoked)
             due_in, *handed = await self._link.run(RECEIVE, keys, args, wait=wait)
         except LinkDown as error:
             self._unheard = self._unheard or error.sent
@@ -221,7 +223,7 @@ class RedisSubscription:
             else:
                 whole.setdefault(line, []).append(position)
         lines = list({**whole, **judged})
-        args: list[Any] = [f"{self._name}{STARTED}"]
+        args: list[Any] = []
         order: list[int] = []
         for line in lines:
             ours = whole.get(line, ())
@@ -233,15 +235,19 @@ class RedisSubscription:
             for position, expires in special:
                 args += (batch[position].delivery.receipt[1], expires)
                 order.append(position)
+        ids = [batch[position].delivery.id for position in order]
+        args = [f"{self._name}{STARTED}", self._keys.revoked, len(ids), *ids, *args]
         try:
             refused = await self._calls.repeat(BEGIN, [line.key for line in lines], args)
         except LINK_ERRORS as error:
             await self._calls.fail(error, self._queues)
-        for place, still_ours in zip(refused[::2] if refused else (), refused[1::2] if refused else (), strict=True):
+        for place, code in zip(refused[::2] if refused else (), refused[1::2] if refused else (), strict=True):
             position = order[place]
-            if not still_ours:
+            if code == _LOST:
                 verdicts[position] = Verdict.LOST
                 self._held.discard(batch[position].delivery.receipt)
+            elif code == _REVOKED:
+                verdicts[position] = Verdict.REVOKED
             elif verdicts[position] is Verdict.RUN:
                 verdicts[position] = Verdict.EXPIRED
         return verdicts

@@ -6,6 +6,7 @@ method is one step without an `await`, which makes it atomic for all that run on
 
 from aiotask.connections.memory.link import MemoryLink
 from aiotask.connections.memory.messages import Consumer, Holding, MemoryQueue, MessageStore, wake
+from aiotask.connections.memory.nodes import Nodes
 from aiotask.connections.memory.rows import Row, RowStore
 
-__all__ = ["Consumer", "Holding", "MemoryLink", "MemoryQueue", "MessageStore", "Row", "RowStore", "wake"]
+__all__ = ["Consumer", "Holding", "MemoryLink", "MemoryQueue", "MessageStore", "Nodes", "Row", "RowStore", "wake"]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from aiotask.connections.memory.messages import MessageStore
+from aiotask.connections.memory.nodes import Nodes
 from aiotask.connections.memory.rows import RowStore
 
 
@@ -19,3 +20,4 @@ class MemoryLink:
         self.clock = clock
         self.messages = MessageStore(clock)
         self.rows = RowStore(clock)
+        self.nodes = Nodes()

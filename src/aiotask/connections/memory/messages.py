@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
-from aiotask.message import DEAD_BODY_BYTES, DEFAULT_PRIORITY, DeadLetter, Delivery, Envelope, Settlement
+from aiotask.message import (
+    DEAD_BODY_BYTES,
+    DEFAULT_PRIORITY,
+    REVOKED_KEPT,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Settlement,
+)
 
 SCAN_MOST_S: Final = 5.0
 """Longest time between two looks for lapsed leases; a quarter of the lease when that is shorter."""
@@ -122,6 +130,8 @@ class MessageStore:
         """A heap over all queues: due time, order of arrival."""
         self.dead: list[DeadLetter] = []
         """The newest last."""
+        self.revoked: dict[str, None] = {}
+        """The task ids that must not start, the newest last."""
         self.holdings: set[Holding] = set()
         """Those that hold something."""
         self.consumers: dict[Holding, Consumer] = {}
@@ -311,6 +321,15 @@ class MessageStore:
             properties=delivery.properties,
         )
         self.dead.append(letter)
+
+    def revoke(self, ids: Sequence[str]) -> None:
+        """Keep `ids` as revoked; of all, the newest."""
+        revoked = self.revoked
+        for id_ in ids:
+            revoked.pop(id_, None)  # it is as new as the others
+            revoked[id_] = None
+        for id_ in list(itertools.islice(revoked, max(0, len(revoked) - REVOKED_KEPT))):
+            del revoked[id_]
 
     def consumed(self) -> list[str]:
         """Return the name of each queue as often as somebody takes from it. One whose loop is closed is nobody."""

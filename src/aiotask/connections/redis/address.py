@@ -5,6 +5,7 @@ The part that all such URLs have in common is read by redis-py's own `parse_url`
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -30,6 +31,12 @@ _FORMS: Final = (
     "redis://user:password@host:6379/0, rediss://... (TLS), unix:///path/to/redis.sock?db=0 or "
     "sentinel://:password@host1:26379;sentinel://host2:26379/0?master_name=mymaster"
 )
+_KEEPALIVE: Final = {
+    getattr(socket, name): seconds
+    for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+}
+"""When the system looks whether the other side is there: what listens and never speaks would notice nothing else."""
 _HOSTS_END: Final = re.compile(r"[;,]")
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_PARAMETERS: Final = frozenset(
@@ -95,6 +102,8 @@ class Address(NamedTuple):
         else:
             kind = BlockingConnection if blocking else Connection
         where = {} if place is None else place._asdict()
+        if "path" not in options:
+            where |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
         # RESP 2: published messages and replies differ in shape, which is all that is needed. No `retry`: of redis-py's
         # connections, those that get none connect once.
         return kind(**options, **where, protocol=2, socket_timeout=timeout, socket_connect_timeout=timeout)

@@ -25,7 +25,14 @@ class Listener:
     `on_gap` is called to read what it would have told.
     """
 
-    def __init__(self, link: RedisLink, on_message: Callable[[str, bytes], None], on_gap: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        on_message: Callable[[str, bytes], None],
+        on_gap: Callable[[], None],
+        *,
+        ping: bool = True,
+    ) -> None:
         """Take an open link. No I/O; the first `subscribe` connects.
 
         Args:
@@ -34,8 +41,11 @@ class Listener:
                 be done elsewhere. What it raises is logged.
             on_gap: Called between two messages: what was published before may have been missed. What it raises is
                 logged.
+            ping: As in `Wire`. Without, an idle connection costs nothing, and that it alone is dead is noticed only by
+                the system's own means (TCP keepalive); that the server is gone, by the link's.
         """
         self._link = link
+        self._ping = ping
         self._on_message = on_message
         self._on_gap = on_gap
         self._wanted: Counter[str] = Counter()
@@ -162,7 +172,7 @@ class Listener:
 
     async def _connect(self, *, again: bool) -> Wire:
         await self._link.wait_connected(_LONG_S)
-        wire = await self._link.dial_wire(ping=True, on_push=self._hear)
+        wire = await self._link.dial_wire(ping=self._ping, on_push=self._hear)
         try:
             await wire.speak_3()
             # At first those who want the channels still wait for them here, and are to be told why one can't be had.

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from tests.servers.redis import RedisServer
 
 from aiotask.connections.redis.address import read_url
 from aiotask.connections.redis.dial import Dialer
@@ -150,3 +152,18 @@ async def test_dialing_in_a_thread_needs_no_loop_there() -> None:
         assert threading.current_thread() is threading.main_thread()
         assert connected.getpeername()[1] == port
         connected.close()
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_system_sees_to_it_that_a_silent_connection_that_is_dead_is_noticed(
+    redis_server: RedisServer, blocking: bool
+) -> None:
+    dialer = Dialer(read_url(redis_server.url()), timeout=5.0)
+    if blocking:
+        connection = await asyncio.to_thread(dialer.dial_blocking)
+    else:
+        stream = await dialer.dial()
+        connection = stream.get_extra_info("socket")
+    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    connection.close() if blocking else stream.transport.abort()

@@ -14,7 +14,7 @@ from aiotask.brokers.sqlite import SqliteBroker
 from aiotask.connections.sqlite import SqliteLink, database, storage
 from aiotask.connections.sqlite.database import FileRefused, file_system
 from aiotask.exceptions import BackendConnectionError, BrokerConnectionError
-from aiotask.message import Settlement
+from aiotask.message import Settlement, Start, Verdict
 from aiotask.results.sqlite import SqliteBackend
 
 
@@ -110,11 +110,11 @@ async def test_open_says_why_when_the_tables_are_newer(path: Path) -> None:
     assert "version 99" in await refusal(path)
 
 
-@pytest.fixture
-def old_path(path: Path) -> Path:
-    """A file of version 1, with a message that waits and one that is leased."""
+@pytest.fixture(params=[1, 2])
+def old_path(path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file of an older version, with a message that waits and one that is leased."""
     with sqlite3.connect(path) as old:
-        old.executescript((Path(__file__).parent / "schema_1.sql").read_text(encoding="utf-8"))
+        old.executescript((Path(__file__).parent / f"schema_{request.param}.sql").read_text(encoding="utf-8"))
         for seq in (1, 2):
             old.execute(
                 "INSERT INTO aiotask_messages VALUES (?, ?, 'q', 5, 1.0, NULL, 'x', x'00')", (seq, f"old {seq}")
@@ -125,7 +125,7 @@ def old_path(path: Path) -> Path:
     return path
 
 
-async def test_file_of_the_first_version_goes_on_working_when_it_is_opened(old_path: Path) -> None:
+async def test_file_of_an_older_version_goes_on_working_when_it_is_opened(old_path: Path) -> None:
     broker = SqliteBroker(SqliteLink(old_path))
     await broker.open()
     consumer = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
@@ -136,11 +136,14 @@ async def test_file_of_the_first_version_goes_on_working_when_it_is_opened(old_p
     await broker.close()
     await broker.open()  # it is of this version now
     consumer = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
-    assert [delivery.id for delivery in await consumer.unpark({"a": 2})] == ["old 2", "old 1"]
+    taken = await consumer.unpark({"a": 2})
+    assert [delivery.id for delivery in taken] == ["old 2", "old 1"]
+    await broker.revoke(["old 1"])
+    assert await consumer.begin([Start(delivery) for delivery in taken]) == [Verdict.RUN, Verdict.REVOKED]
     await broker.close()
 
 
-async def test_file_of_the_first_version_is_brought_up_once_when_several_open_it(old_path: Path) -> None:
+async def test_file_of_an_older_version_is_brought_up_once_when_several_open_it(old_path: Path) -> None:
     links = [SqliteLink(old_path) for _ in range(4)]
     await asyncio.gather(*(link.open() for link in links))
     versions = [

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,31 @@ async def test_observer_looks_when_another_process_commits(link: SqliteLink, pat
     assert lookout.calls == calls
 
 
+async def test_patient_observer_looks_later_when_it_has_just_looked(link: SqliteLink) -> None:
+    lookout = Lookout(asyncio.get_running_loop())
+    link.observe(lookout, every_s=0.3)
+    begun = time.monotonic()
+    for _ in range(5):
+        await link.run(put("a"))
+    assert lookout.calls == 1
+    lookout.changed.clear()
+    await asyncio.wait_for(lookout.changed.wait(), 5)  # what it has missed, though nothing more happens
+    assert time.monotonic() - begun >= 0.29
+    assert lookout.calls == 2
+    link.unobserve(lookout)
+
+
+async def test_changes_are_looked_for_less_often_when_all_who_wait_are_patient(link: SqliteLink) -> None:
+    statements = await traced(link)
+    lookout = Lookout(asyncio.get_running_loop())
+    link.observe(lookout, every_s=0.25)
+    begun = time.monotonic()
+    while statements.count("PRAGMA data_version") < 4:
+        await asyncio.sleep(storage.POLL_S)
+    assert time.monotonic() - begun >= 0.7
+    link.unobserve(lookout)
+
+
 async def test_nothing_is_polled_when_nobody_waits(link: SqliteLink) -> None:
     statements = await traced(link)
     lookout = Lookout(asyncio.get_running_loop())
@@ -156,3 +182,23 @@ async def test_chores_are_done_when_it_is_time(link: SqliteLink) -> None:
     while len(await link.run(names, writes=False)) > 1:
         await asyncio.sleep(0.01)
     assert await link.run(names, writes=False) == ["kept"]
+
+
+async def test_chore_is_done_no_more_when_it_was_removed(link: SqliteLink) -> None:
+    done: list[str] = []
+
+    def chore_a(_: sqlite3.Connection) -> bool:
+        done.append("a")
+        return False
+
+    def chore_b(_: sqlite3.Connection) -> bool:
+        done.append("b")
+        return False
+
+    link.add_chore(chore_a)
+    link.add_chore(chore_b)
+    link.remove_chore(chore_a)
+    link.remove_chore(chore_a)
+    link._opened()._next_chore = 0.0
+    await link.run(names, writes=False)
+    assert done == ["b"]

@@ -2,14 +2,19 @@
 --
 -- KEYS   the streams that they lie in
 -- ARGV   1  the consumer's other name
+--        2  the key of the revoked task ids
+--        3  how many messages there are, and then the task id of each
 --        then for each stream: how many ids follow, and they; how many ids follow that have to be judged, and for each the
 --        id and when it expires, '' when it must not be started
 -- reply  nothing when all are started; else for each that is not: its place among the ids, from 0, and 0 when it is
---        nobody's any more, 1 when it is still the consumer's
--- cost   a command for each stream, and one or two for each that has to be judged; the same when repeated
+--        nobody's any more; when it is still the consumer's, 2 when it is revoked, else 1
+-- cost   a command for each stream, and two; one more where anything was ever revoked, and one or two for each that has to
+--        be judged, or for each of all when one is revoked; the same when repeated
 local started = ARGV[1]
 local refused = {}
-local at, place = 2, 0
+local at, place = 4 + ARGV[3], 0
+
+local revoked = redis.call('EXISTS', ARGV[2]) == 1 and revoked_places(ARGV[2], ARGV, 4, at - 1) or {}
 
 local function claim(key, ...)
   local claimed = redis.pcall('XCLAIM', key, GROUP, started, 0, ...)
@@ -24,6 +29,20 @@ end
 
 local function refuse(code)
   refused[#refused + 1], refused[#refused + 2] = place, code
+end
+
+-- Starts one of which `code` is nil, if it is still the consumer's.
+local function start(key, id, code)
+  if revoked[4 + place] then
+    code = 2
+  end
+  if code then
+    local pending = redis.pcall('XPENDING', key, GROUP, id, id, 1)
+    refuse(not pending.err and #pending > 0 and code or 0)
+  elseif #claim(key, id, 'JUSTID') == 0 then
+    refuse(0)
+  end
+  place = place + 1
 end
 
 local function start_all(key, from, to)
@@ -49,23 +68,21 @@ end
 
 for _, key in ipairs(KEYS) do
   local count = tonumber(ARGV[at])
-  for from = at + 1, at + count, CHUNK do
-    start_all(key, from, math.min(from + CHUNK - 1, at + count))
+  if next(revoked) then
+    for each = at + 1, at + count do
+      start(key, ARGV[each])
+    end
+  else
+    for from = at + 1, at + count, CHUNK do
+      start_all(key, from, math.min(from + CHUNK - 1, at + count))
+    end
   end
   at = at + count + 1
   local judged = tonumber(ARGV[at])
   at = at + 1
   for _ = 1, judged do
     local id, expires = ARGV[at], ARGV[at + 1]
-    if expires ~= '' and tonumber(expires) > now then
-      if #claim(key, id, 'JUSTID') == 0 then
-        refuse(0)
-      end
-    else
-      local pending = redis.pcall('XPENDING', key, GROUP, id, id, 1)
-      refuse(not pending.err and #pending or 0)
-    end
-    place = place + 1
+    start(key, id, (expires == '' or tonumber(expires) <= now) and 1 or nil)
     at = at + 2
   end
 end

@@ -97,6 +97,20 @@ local function field(fields, name)
   return ''
 end
 
+-- Returns the places in `list`, from one to another, of those task ids that are in the set of the revoked.
+local function revoked_places(revoked, list, from, to)
+  local places = {}
+  for first = from, to, CHUNK do
+    local found = redis.call('ZMSCORE', revoked, unpack(list, first, math.min(first + CHUNK - 1, to)))
+    for each = 1, #found do
+      if found[each] then
+        places[first + each - 1] = true
+      end
+    end
+  end
+  return places
+end
+
 local kept_here = 0
 
 -- Packs a message to be kept outside of a stream. Among others of the same score it sorts by when it was packed.

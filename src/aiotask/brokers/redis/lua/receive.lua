@@ -4,10 +4,11 @@
 -- ARGV   1  the consumer
 --        2  how many at most
 --        3  of how many of the first those are started that need no judging
+--        4  the key of the revoked task ids
 -- reply  how many ms until the next is due, -1 when none waits; then for each line with anything, in one or several parts:
 --        the place of the queue in KEYS, the line, the entries, 1 when they are started, else 0
--- cost   about five commands, one or two for each line in use, one for each message that is not started though it is one
---        of the first, and two for each that is promoted
+-- cost   about six commands, one or two for each line in use, one more where anything was ever revoked, one for each
+--        message that is not started though it is one of the first, and two for each that is promoted
 local LATER = 5000 -- everybody asks again after so long
 
 local consumer, limit, starts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -26,13 +27,43 @@ local function read(key, name, count)
   return got and got[1][2] or {}
 end
 
--- What was lost after a start, or is past its time, is judged by who starts it.
+-- What was lost after a start, or is past its time, is judged by who starts it; so is what was revoked.
 local function needs_judging(fields)
   if #fields == 2 then
     return false
   end
   local counts, expires = field(fields, 'n'), field(fields, 'x')
   return counts ~= '' and string.sub(counts, 1, 2) ~= '0:' or expires ~= '' and (tonumber(expires) or 0) <= now
+end
+
+local any_revoked = starts > 0 and redis.call('EXISTS', ARGV[4]) == 1
+
+-- Returns the task id in a message, packed by entries.py: an array of four, and first a text of up to 255 bytes. nil is
+-- for what is packed otherwise, which the adapter may be able to read.
+local function task_id(packed)
+  local four, kind, size = string.byte(packed, 1, 3)
+  if four ~= 0x94 or not kind then
+    return nil
+  elseif kind == 0xd9 and size then
+    return string.sub(packed, 4, 3 + size)
+  elseif kind >= 0xa0 and kind <= 0xbf then
+    return string.sub(packed, 3, kind - 0x9e)
+  end
+end
+
+-- Returns the places of the entries whose task is revoked, or may be.
+local function find_revoked(entries)
+  local ids = {}
+  for place, entry in ipairs(entries) do
+    ids[place] = task_id(field(entry[2], 'e')) or ''
+  end
+  local places = revoked_places(ARGV[4], ids, 1, #ids)
+  for place, id in ipairs(ids) do
+    if id == '' then
+      places[place] = true
+    end
+  end
+  return places
 end
 
 local next_due
@@ -68,8 +99,9 @@ end
 -- Hands out what was read as started, but for what has to be judged.
 local function hand_out_started(line, key, entries)
   local part = {}
-  for _, entry in ipairs(entries) do
-    if needs_judging(entry[2]) then
+  local revoked = any_revoked and find_revoked(entries) or {}
+  for place, entry in ipairs(entries) do
+    if revoked[place] or needs_judging(entry[2]) then
       redis.call('XCLAIM', key, GROUP, consumer, 0, entry[1], 'JUSTID')
       hand_out(line, part, 1)
       hand_out(line, {entry}, 0)

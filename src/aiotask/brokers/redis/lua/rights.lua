@@ -2,6 +2,7 @@
 --
 -- KEYS   1  the prefix of a queue
 --        2  where a result row would lie; absent when none are stored
+-- ARGV   1  the key of the revoked task ids: as one of KEYS it would be refused before anything is said
 -- reply  nothing, or the command, the key, the server's words
 -- cost   about forty commands, which leave nothing
 local key = KEYS[1] .. 'rights'
@@ -17,6 +18,7 @@ local TRIED = {
   {'SMEMBERS', key}, {'SREM', key, ''}, {'SADD', key, ''}, {'DEL', key},
   {'LLEN', key}, {'LPUSH', key, ''}, {'DEL', key},
   {'HGETALL', key}, {'HSET', key, '', ''}, {'DEL', key},
+  {'EXISTS', ARGV[1]}, {'ZMSCORE', ARGV[1], ''},
 }
 if redis.call('EXISTS', key) == 1 then
   return -- it is somebody's, and not to be touched

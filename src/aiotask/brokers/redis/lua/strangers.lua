@@ -1,6 +1,7 @@
 -- Says which key of some queues is of another type than it should be: it belongs to another program.
 --
--- KEYS   the prefixes of the queues
+-- KEYS   1  the revoked task ids
+--        then the prefixes of the queues
 -- reply  nothing, or the key, its type, and the type that it should have
 -- cost   about thirty commands for each queue
 local TYPES = {
@@ -20,7 +21,12 @@ local function differs(key, wanted)
   end
 end
 
-for _, prefix in ipairs(KEYS) do
+local revoked = differs(KEYS[1], 'zset')
+if revoked then
+  return revoked
+end
+for place = 2, #KEYS do
+  local prefix = KEYS[place]
   for name, wanted in pairs(TYPES) do
     local stranger = differs(prefix .. name, wanted)
     if stranger then
