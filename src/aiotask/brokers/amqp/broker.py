@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from aiotask.brokers.amqp.admin import AmqpQueueAdmin
-from aiotask.brokers.amqp.errors import ERRORS, why_unconfirmed
+from aiotask.brokers.amqp.errors import ERRORS, settling, why_unconfirmed
 from aiotask.brokers.amqp.names import Make
 from aiotask.brokers.amqp.packing import Packer
 from aiotask.brokers.amqp.remote import Remote
+from aiotask.brokers.amqp.revokes import write_revokes
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.brokers.amqp.subscription import AmqpSubscription
 from aiotask.brokers.amqp.topology import Topology
@@ -24,7 +25,7 @@ _SOONER: Final = 0.9
 
 
 class AmqpBroker(AmqpQueueAdmin):
-    """A `Broker`, `QueueAdmin`, `HeaderCarrier`, `Examinable` and `RemoteControlled` on an `AmqpLink`.
+    """A `Broker`, `QueueAdmin`, `HeaderCarrier`, `Examinable`, `Revoking` and `RemoteControlled` on an `AmqpLink`.
 
     Each of its subscriptions has a link of its own.
     """
@@ -166,6 +167,20 @@ class AmqpBroker(AmqpQueueAdmin):
             await subscription.open(queues)
         self._subscriptions.add(subscription)
         return subscription
+
+    async def revoke(self, ids: Sequence[str]) -> None:
+        """See `Revoking`. A subscription that is there learns of it when the server has told it.
+
+        Raises:
+            BrokerError: The user may not write to the stream, or the server has none; nothing was kept. Or it was not
+                confirmed in time: it may be kept all the same, or be so later.
+
+        Cost: one round trip; some more the first time.
+        """
+        self._must_be_open()
+        deadline = asyncio.get_running_loop().time() + _SOONER * self._publish_timeout_s
+        with settling(self.link):
+            await write_revokes(self._sender, ids, deadline)
 
     def answering(self, node: str, commands: Mapping[str, Answering]) -> Remote:
         """See `RemoteControlled`: Celery's remote control, such as `celery inspect ping`."""

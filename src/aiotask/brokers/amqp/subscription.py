@@ -17,6 +17,7 @@ from aiotask.brokers.amqp.moving import Mover
 from aiotask.brokers.amqp.names import Kind, server_name
 from aiotask.brokers.amqp.packing import SUSPECT_LOSSES, Facts, Receipt
 from aiotask.brokers.amqp.parked import Parked
+from aiotask.brokers.amqp.revokes import Revokes
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message
 from aiotask.exceptions import BrokerConnectionError
@@ -63,7 +64,8 @@ class AmqpSubscription:
         self._max_losses = max_losses
         self._forget = forget
         self._holding = Holding()
-        self._intake = Intake(link, sender.topology, self._arrived, self._lost)
+        self._revokes = Revokes(link, sender.topology)
+        self._intake = Intake(link, sender.topology, self._arrived, self._lost, self._revokes.caught_up)
         self._parked = Parked(link, sender.topology, self._lost)
         self._mover = Mover(sender, self._acknowledge, lease)
         self._alone: Receipt | None = None
@@ -80,9 +82,11 @@ class AmqpSubscription:
         """Connect, and consume from now on; raises as the link does."""
         self._loop = asyncio.get_running_loop()
         await self.link.open()
+        self._revokes.open()
         try:
             await self._intake.open(queues)
         except BaseException:
+            await self._revokes.close()
             await self.link.close()
             raise
 
@@ -276,6 +280,8 @@ class AmqpSubscription:
         receipt = start.delivery.receipt
         if not self._is_ours(receipt) or receipt.void_at is not None or receipt.channel.ended:
             return Verdict.LOST
+        if receipt.id in self._revokes.ids:
+            return Verdict.REVOKED
         facts: Facts = receipt.facts
         if not start.acks_late and facts.sure:
             return Verdict.STARTED_BEFORE
@@ -436,6 +442,7 @@ class AmqpSubscription:
             try:
                 await self._intake.close()
                 await self._parked.close()
+                await self._revokes.close()
             finally:  # whoever is cancelled here leaves no connection behind
                 await self.link.close()
 

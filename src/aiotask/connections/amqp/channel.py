@@ -236,10 +236,19 @@ class AmqpChannel:
         self._write_acks()
         await self.ask()
 
-    async def consume(self, queue: str, take: Consume, tag: str, *, prefetch: int, exclusive: bool = False) -> None:
+    async def consume(
+        self,
+        queue: str,
+        take: Consume,
+        tag: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         """Begin to consume: `take` is called for each message. `exclusive` is refused (403) to all but one.
 
-        A coroutine that it returns becomes a task.
+        A coroutine that it returns becomes a task. `arguments` say where in a stream to begin, say.
 
         Raises:
             ChannelError, LinkDown: It can't be.
@@ -251,7 +260,14 @@ class AmqpChannel:
             self._prefetch = prefetch
         self._inbox.consumers[tag.encode()] = partial(self._hand, take)
         await self._asked(
-            self._channel.basic_consume(queue, _nobody, consumer_tag=tag, exclusive=exclusive, timeout=self._timeout_s)
+            self._channel.basic_consume(
+                queue,
+                _nobody,
+                consumer_tag=tag,
+                exclusive=exclusive,
+                arguments=dict(arguments or {}),
+                timeout=self._timeout_s,
+            )
         )
 
     def _hand(self, take: Consume, message: Received) -> None:

@@ -60,7 +60,8 @@ _WHAT_TO_DO = {
     403: "Give the user the permission: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ.",
     405: "Another program uses it alone (exclusive); use another name.",
     406: "Another program has made it otherwise; delete it, use another name, or set up as that program does.",
-    541: "Delays and the list of queues need quorum queues. Enable them: rabbitmqctl enable_feature_flag all.",
+    541: "Delays and the list of queues need quorum queues, revokes need streams. Enable them: rabbitmqctl "
+    "enable_feature_flag all.",
 }
 
 
