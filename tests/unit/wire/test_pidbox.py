@@ -33,7 +33,7 @@ def test_command_is_read_and_answered_where_it_was_asked() -> None:
     assert answer is not None
     assert (answer.exchange, answer.routing_key) == ("reply.celery.pidbox", "an-oid")
     assert json.loads(answer.body) == {NODE: {"ok": "pong"}}
-    assert answer.headers == {"ticket": "a-ticket", "clock": 8}
+    assert answer.headers == {"ticket": "a-ticket", "clock": 8, "aiotask": True}
 
 
 def test_nothing_is_answered_to_who_wants_no_answer() -> None:

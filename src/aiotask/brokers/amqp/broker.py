@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aiotask.brokers.amqp.admin import AmqpQueueAdmin
+from aiotask.brokers.amqp.asking import ask
 from aiotask.brokers.amqp.errors import ERRORS, settling, why_unconfirmed
 from aiotask.brokers.amqp.names import Make
 from aiotask.brokers.amqp.packing import Packer
@@ -185,6 +186,23 @@ class AmqpBroker(AmqpQueueAdmin):
     def answering(self, node: str, commands: Mapping[str, Answering]) -> Remote:
         """See `RemoteControlled`: Celery's remote control, such as `celery inspect ping`."""
         return Remote(self.link, node, commands)
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any], *, destination: Sequence[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        """See `RemoteControlled`. Celery's workers are asked, too.
+
+        How many of ours listen is known: their answers are all that is waited for, unless Celery's are named, or there
+        are none of ours.
+
+        Raises:
+            BrokerError: The server refuses, or the connection was lost while the answers came.
+
+        Cost: a channel, some round trips, and waiting.
+        """
+        self._must_be_open()
+        with settling(self.link):
+            return await ask(self._sender, command, arguments, destination, timeout)
 
     async def _prepared(self, batch: Sequence[Envelope], deadline: float) -> list[Message]:
         now = asyncio.get_running_loop().time
