@@ -15,6 +15,7 @@ from aiotask.adapters import Adapters
 from aiotask.async_result import AsyncResult, EagerResult
 from aiotask.blocking import BackgroundLoop, refuse_on_a_loop, run_on
 from aiotask.coalesce import Coalescer
+from aiotask.control import Control
 from aiotask.exceptions import AioTaskError, ImproperlyConfigured, NotRegistered
 from aiotask.message import Envelope, TaskMessage
 from aiotask.middleware import Next, check, fold, hooks
@@ -51,7 +52,7 @@ C = TypeVar("C")
 R = TypeVar("R")
 T = TypeVar("T", bound=BaseTask)
 
-_NOT_YET = frozenset({"signature", "beat", "control", "periodic_task", "add_periodic_task"})
+_NOT_YET = frozenset({"signature", "beat", "periodic_task", "add_periodic_task"})
 
 
 class AioTask:
@@ -147,6 +148,11 @@ class AioTask:
     def backend(self) -> ResultBackend:
         """The live result backend."""
         return self._adapters.pair[1]
+
+    @property
+    def control(self) -> Control:
+        """What can be asked of the workers."""
+        return Control(self)
 
     def backend_for(self, task_name: str | None) -> ResultBackend:
         """Return the live result backend of a task: its own (option `backend`), else the app's.

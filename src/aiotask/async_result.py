@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from aiotask.control import Control
 from aiotask.exceptions import TaskRevokedError
 from aiotask.outcome import Packed, TaskMeta
 from aiotask.protocols import Application, ResultBackend
@@ -17,7 +18,7 @@ from aiotask.wire.payload import read_result
 R = TypeVar("R")
 T = TypeVar("T")
 
-_NOT_YET = frozenset({"revoke", "abort", "graph"})
+_NOT_YET = frozenset({"abort", "graph"})
 
 
 class AsyncResult(Generic[R]):
@@ -140,6 +141,16 @@ class AsyncResult(Generic[R]):
         await self._backend.forget([self.id])
         self._final = None
 
+    async def revoke(self, terminate: bool = False) -> dict[str, Any]:
+        """Let the task not start any more, on any worker; with `terminate` also end it when it runs.
+
+        Returns what the workers have answered, by node name; see `app.control.revoke`.
+
+        Raises:
+            BrokerError: It may not be kept; call again.
+        """
+        return await Control(self._app).revoke(self.id, terminate)
+
     async def updates(self) -> AsyncIterator[TaskMeta]:
         """Yield each change of state as it happens; ends with the final one, at once when it is there already."""
         if self._final is not None:
@@ -230,6 +241,10 @@ class EagerResult(AsyncResult[R]):
     async def forget(self) -> None:
         """Nothing is stored, so there is nothing to remove."""
 
+    async def revoke(self, terminate: bool = False) -> dict[str, Any]:
+        """It has run already, so there is nothing to revoke; no worker answers."""
+        return {}
+
     def _value_of(self, meta: TaskMeta) -> Any:
         return meta.result
 
@@ -287,6 +302,10 @@ class SyncResult(Generic[R]):
     def forget(self) -> None:
         """See `AsyncResult.forget`."""
         self._run(lambda result: result.forget())
+
+    def revoke(self, terminate: bool = False) -> dict[str, Any]:
+        """See `AsyncResult.revoke`."""
+        return self._run(lambda result: result.revoke(terminate))
 
     def _run(self, ask: Callable[[AsyncResult[R]], Coroutine[Any, Any, T]]) -> T:
         result = self._result

@@ -45,6 +45,12 @@ class Expired(msgspec.Struct):
     """Its time to start had passed."""
 
 
+class Revoked(msgspec.Struct):
+    """It was revoked before it started, or `terminated` while it ran."""
+
+    reason: str = "revoked"
+
+
 class Parked(msgspec.Struct):
     """Its task runs as often at once as it may; it waits in `line` until there is a place."""
 
@@ -67,7 +73,7 @@ class HandedBack(msgspec.Struct):
     """The worker stops before the body is done; another one runs it."""
 
 
-Outcome = Succeeded | Failed | Retried | Ignored | Rejected | Expired | Parked | Postponed | Lost | HandedBack
+Outcome = Succeeded | Failed | Retried | Ignored | Rejected | Expired | Revoked | Parked | Postponed | Lost | HandedBack
 
 
 class ExceptionInfo(msgspec.Struct, frozen=True):

@@ -13,6 +13,8 @@ from aiotask.testing import (
     broker_contract,
     finish_contract,
     headers_contract,
+    remote_contract,
+    revoke_contract,
     start_contract,
 )
 from aiotask.testing.harness import BackendHarness, BrokerHarness
@@ -26,6 +28,9 @@ CLAUSES = [
     *start_contract.CLAUSES,
     *admin_contract.CLAUSES,
     *headers_contract.CLAUSES,
+    *revoke_contract.CLAUSES,
+    *revoke_contract.START_CLAUSES,
+    *remote_contract.CLAUSES,
     *backend_contract.CLAUSES,
     *backend_contract.UNREACHABLE_CLAUSES,
 ]

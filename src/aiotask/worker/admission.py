@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from aiotask.exceptions import (
     BrokerError,
@@ -14,7 +14,7 @@ from aiotask.exceptions import (
     WorkerLost,
 )
 from aiotask.message import Delivery, Start, TaskMessage, Verdict
-from aiotask.outcome import Expired, Failed, HandedBack, Outcome, Parked, Postponed
+from aiotask.outcome import Expired, Failed, HandedBack, Outcome, Parked, Postponed, Revoked
 from aiotask.protocols import Application, Subscription
 from aiotask.showing import shown
 from aiotask.wire.celery import read_message
@@ -42,6 +42,7 @@ class Admission:
         forget: Callable[[Execution], None],
         budget: int | None = None,
         at_once: int | None = None,
+        revoked: Container[str] = (),
     ) -> None:
         """Wire the stage.
 
@@ -55,6 +56,7 @@ class Admission:
             forget: Takes one that is no longer ours.
             budget: Most executions to start in all; None for no limit.
             at_once: Most to begin in one step; None for as many as there are slots.
+            revoked: Task ids that must not start here, whatever the broker says: it may not have told yet.
         """
         self._app = app
         self._tasks = app.tasks
@@ -72,6 +74,7 @@ class Admission:
         self._work = asyncio.Event()
         self._closed = False
         self._release: asyncio.TimerHandle | None = None
+        self._revoked = revoked
         self._at_once = running.limit if at_once is None else at_once
         self.budget = budget
 
@@ -81,7 +84,9 @@ class Admission:
         log_receptions(read)
         for execution in read:
             task = execution.task
-            if task is not None and task.concurrency is not None and not self._lines.enter(execution):
+            if execution.delivery.begun and execution.delivery.id in self._revoked:
+                self._conclude(execution, Revoked())
+            elif task is not None and task.concurrency is not None and not self._lines.enter(execution):
                 self._conclude(execution, Parked(execution.name))
             elif execution.delivery.losses and self._suspects.take(execution):
                 pass
@@ -189,6 +194,8 @@ class Admission:
         for execution, verdict in zip(batch, verdicts, strict=True):
             if verdict is not run:
                 self._refuse(execution, verdict)
+            elif execution.delivery.id in self._revoked:
+                self._refuse(execution, Verdict.REVOKED)
             elif self._closed:
                 # Begun, but the worker was asked to stop meanwhile, and nothing starts after that.
                 self._running.give()
@@ -212,6 +219,8 @@ class Admission:
         if verdict is Verdict.LOST:
             logger.warning("Lost the lease of %s[%s] before it started", shown(execution.shadow), shown(delivery.id))
             self._forget(execution)
+        elif verdict is Verdict.REVOKED:
+            self._conclude(execution, Revoked())
         elif verdict is Verdict.EXPIRED:
             self._conclude(execution, Expired())
         elif verdict is Verdict.STARTED_BEFORE:

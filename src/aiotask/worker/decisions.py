@@ -29,6 +29,7 @@ from aiotask.outcome import (
     Postponed,
     Rejected,
     Retried,
+    Revoked,
     Succeeded,
     TaskMeta,
 )
@@ -99,8 +100,8 @@ def decide(execution: Execution, outcome: Outcome, now: datetime) -> Decision:
         return Decision(Settlement(delivery, "park", line=outcome.line), None, outcome)
     if type(outcome) is Postponed:
         return _decide_postponement(execution, outcome)
-    if type(outcome) is Expired:
-        record = to_record(TaskRevokedError("expired"))
+    if type(outcome) is Expired or type(outcome) is Revoked:
+        record = to_record(TaskRevokedError(outcome.reason if type(outcome) is Revoked else "expired"))
         return Decision(Settlement(delivery), _meta(execution, REVOKED, record, date_done=now), outcome)
     if type(outcome) is HandedBack:
         if execution.acks_late or not execution.started_mono:

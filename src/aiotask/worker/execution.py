@@ -18,6 +18,7 @@ class Execution:
         args: Decoded, not yet converted to the annotated types.
         kwargs: As `args`.
         handing_back: True once the worker wants it ended, to be run by another.
+        terminated: True once somebody wants it ended for good.
         place: Under which name it holds one of the places of a limited task, or None.
         finished: True once it has an outcome; whatever comes later is dropped.
         waits: For how many other tasks it waits just now; its slot is lent while it does.
@@ -39,6 +40,7 @@ class Execution:
         "request",
         "started_mono",
         "task",
+        "terminated",
         "waits",
     )
 
@@ -51,6 +53,7 @@ class Execution:
         self.started_mono = 0.0
         self.finished = False
         self.handing_back = False
+        self.terminated = False
         self.waits = 0
         self.place = delivery.line  # what comes out of a waiting line was asked for with a place kept for it
         self.raised: tuple[BaseException, str | None] | None = None

@@ -22,6 +22,8 @@ class ThreadPool:
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._done: deque[tuple[asyncio.Future[Any], bool, Any]] = deque()
+        self._busy: dict[asyncio.Future[Any], None] = {}
+        """The calls that are run, each by a thread that counts."""
         self._threads = 0
         self._idle = threading.Semaphore(0)
         self._delivery_is_due = False
@@ -35,15 +37,25 @@ class ThreadPool:
             self._grow()
         return future
 
+    def abandon(self, future: "asyncio.Future[Any]") -> None:
+        """Leave a call that was cancelled to its thread, which counts no more and ends with it."""
+        # Who takes it out decides: the thread, when it is done with the call at the same time, or we.
+        if self._busy.pop(future, self) is None:
+            self._threads -= 1
+            self._grow_if_wanted()
+
     def lend(self) -> None:
         """Allow one thread more, while the body in one of them does nothing but wait."""
         self._size += 1
-        if self._calls.qsize() and self._threads < self._size:
-            self._grow()
+        self._grow_if_wanted()
 
     def take_back(self) -> None:
         """Allow one thread less; one that is there already is used when there is work for it."""
         self._size -= 1
+
+    def _grow_if_wanted(self) -> None:
+        if self._calls.qsize() and self._threads < self._size:
+            self._grow()
 
     def _grow(self) -> None:
         self._threads += 1
@@ -64,14 +76,17 @@ class ThreadPool:
             if call is None:
                 return
             future, run = call
-            if future.done():
-                continue  # handed back while it waited for a thread: nothing starts any more
-            try:
-                value, failed = run(), False
-            except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
-                value, failed = exc, True
-            self._report((future, failed, value))
-            del future, run, call, value
+            self._busy[future] = None
+            if not future.done():  # else handed back while it waited for a thread: nothing starts any more
+                try:
+                    value, failed = run(), False
+                except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
+                    value, failed = exc, True
+                self._report((future, failed, value))
+                del value
+            if self._busy.pop(future, self) is self:
+                return  # abandoned: another thread may be there in place of this one
+            del future, run, call
 
     def _report(self, item: "tuple[asyncio.Future[Any], bool, Any]") -> None:
         self._done.append(item)

@@ -19,6 +19,7 @@ from aiotask.outcome import (
     Postponed,
     Rejected,
     Retried,
+    Revoked,
     Succeeded,
 )
 from aiotask.showing import shown
@@ -102,6 +103,8 @@ def _words(execution: Execution, outcome: Outcome) -> tuple[str, str]:
         case Rejected(reject=reject):
             gave_back = execution.acks_late and reject.requeue
             return "gave its message back" if gave_back else "was rejected", f": {_line(reject.reason)}"
+        case Revoked(reason=reason):
+            return f"was {reason}", ""
         case Parked(line=line):
             return "waits for a place", f" in the line {shown(line)}"
         case Postponed(delay_s=delay_s):

@@ -6,11 +6,11 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from aiotask.exceptions import Ignore, Reject, Retry
-from aiotask.outcome import Failed, HandedBack, Ignored, Outcome, Rejected, Retried, Succeeded
+from aiotask.outcome import Failed, HandedBack, Ignored, Outcome, Rejected, Retried, Revoked, Succeeded
 from aiotask.request import Request, set_current
 from aiotask.states import STARTED
 from aiotask.tasks import Task
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from aiotask.worker.offloading import Offloading
 
 logger = logging.getLogger("aiotask.worker")
+
+CANCEL_GRACE_S: Final = 0.5
+"""How long a cancelled body may take to end, so that a second signal ends the worker within a second."""
 
 
 class Runner:
@@ -78,16 +81,32 @@ class Runner:
         """Return the execution whose own asyncio task this is. Callable from another thread."""
         return next((execution for execution, task in list(self.running.items()) if task is asyncio_task), None)
 
-    async def hand_back(self, grace: float) -> None:
-        """End everything that runs, to be run by another worker; a body that resists for `grace` seconds is left."""
+    def terminate(self, ids: Collection[str]) -> list[str]:
+        """End what runs of these task ids for good; return their ids. A body that resists for a while is left."""
+        found = {execution: task for execution, task in self.running.items() if execution.delivery.id in ids}
+        for execution, asyncio_task in found.items():
+            execution.terminated = True
+            asyncio_task.cancel()
+            if execution.started_mono:
+                self._loop.call_later(CANCEL_GRACE_S, self._leave, execution, Revoked("terminated"))
+            else:
+                self._end(execution, Revoked("terminated"))  # cancelled before its first step, it never has one
+        return list(dict.fromkeys(execution.delivery.id for execution in found))
+
+    async def hand_back(self) -> None:
+        """End everything that runs, to be run by another worker; a body that resists for a while is left."""
         for execution, asyncio_task in list(self.running.items()):
             execution.handing_back = True
             asyncio_task.cancel()
         if self.running:
-            await asyncio.wait(list(self.running.values()), timeout=grace)
+            await asyncio.wait(list(self.running.values()), timeout=CANCEL_GRACE_S)
         for execution in list(self.running):
+            self._leave(execution, HandedBack())
+
+    def _leave(self, execution: Execution, outcome: Outcome) -> None:
+        if execution in self.running:
             logger.warning("%s ignores its cancellation; it is left behind", execution)
-            self._end(execution, HandedBack())
+            self._end(execution, outcome)
 
     async def close(self) -> None:
         """End the processes that bodies ran in, where there are any."""
@@ -129,6 +148,8 @@ class Runner:
                 outcome = Succeeded(value) if retry is None else Retried(retry, _traceback(execution, retry))
             except BaseException as exc:  # noqa: BLE001 - SystemExit, too, ends its own message only
                 outcome = self._outcome_of(execution, raised_by_body(exc))
+            if execution.terminated:
+                outcome = Revoked("terminated")  # whatever it has made of its cancellation
             if chain.watched:
                 outcome = await self._watch(chain, execution, outcome)
             self._end(execution, outcome)
@@ -159,7 +180,12 @@ class Runner:
         elif task.offload == "process":
             return await self._offload(task).run(task, request, own_arguments=hooked or self._eager)
         else:
-            value = await self._threads.call(task.run, request.args, request.kwargs)
+            called = self._threads.call(task.run, request.args, request.kwargs)
+            try:
+                value = await called
+            except asyncio.CancelledError:
+                self._threads.abandon(called)
+                raise
         # A plain wrapper around a coroutine function returns a coroutine, which is no result.
         return await value if inspect.iscoroutine(value) else value
 

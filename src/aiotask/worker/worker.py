@@ -23,6 +23,7 @@ from aiotask.worker.executors import ThreadPool
 from aiotask.worker.fetcher import Fetcher
 from aiotask.worker.leases import Leases
 from aiotask.worker.lines import Lines
+from aiotask.worker.revoked import RevokedIds
 from aiotask.worker.runner import Runner
 from aiotask.worker.runtime import Runtime
 from aiotask.worker.settler import Settler
@@ -31,8 +32,6 @@ from aiotask.worker.slots import Slots
 logger = logging.getLogger("aiotask.worker")
 
 _LOG_GRACE_S = 2.0
-_CANCEL_GRACE_S = 0.5
-"""How long a cancelled body may take to end, so that a second signal ends the worker within a second."""
 _WRITE_GRACE_S = 5.0
 """How long a worker that was stopped at once keeps trying to write its last outcomes."""
 _LEAVE_GRACE_S = 0.5
@@ -137,8 +136,6 @@ class Worker:
             max_losses=conf.task_max_deliveries,
         )
         self._stack.push_async_callback(self._unsubscribe, subscription)
-        if isinstance(app.broker, RemoteControlled):
-            await self._stack.enter_async_context(app.broker.answering(self.hostname, {"ping": _pong}))
         self._room = Slots(runtime.concurrency * conf.worker_prefetch_multiplier)
         self._leases = Leases(
             subscription.lease_keeper(),
@@ -168,6 +165,10 @@ class Worker:
             concurrency=runtime.concurrency,
         )
         self._stack.push_async_callback(self._runner.close)
+        revoked = RevokedIds(self._runner.terminate)
+        if isinstance(app.broker, RemoteControlled):
+            commands = {"ping": _pong, "revoke": revoked.revoke}
+            await self._stack.enter_async_context(app.broker.answering(self.hostname, commands))
         self._lines = Lines(app.tasks, subscription, self._on_unparked)
         self._admission = Admission(
             app,
@@ -179,6 +180,7 @@ class Worker:
             self._on_gone,
             runtime.max_tasks,
             _batch_size(subscription, runtime.concurrency),
+            revoked,
         )
         self._fetcher = Fetcher(
             subscription,
@@ -349,7 +351,7 @@ class Worker:
             ended.cancel()
 
     async def _end_what_runs(self) -> None:
-        await self._runner.hand_back(_CANCEL_GRACE_S)
+        await self._runner.hand_back()
         try:
             async with asyncio.timeout(_WRITE_GRACE_S):
                 await self._settler.drain()

@@ -1,6 +1,19 @@
 """Memory adapters that are broken in one thing each: every clause of the contracts is seen to fail against one."""
 
-from . import admins, backends, brokers, finishes, headers, leases, parkings, settlements, starts, watches
+from . import (
+    admins,
+    backends,
+    brokers,
+    finishes,
+    headers,
+    leases,
+    parkings,
+    remotes,
+    revokes,
+    settlements,
+    starts,
+    watches,
+)
 from .registry import DOUBLES, Double
 
 __all__ = [
@@ -13,6 +26,8 @@ __all__ = [
     "headers",
     "leases",
     "parkings",
+    "remotes",
+    "revokes",
     "settlements",
     "starts",
     "watches",

@@ -1,17 +1,19 @@
-"""What the contracts don't see of the SQLite broker: what parking costs, and who is there."""
+"""What the contracts don't see of the SQLite broker: what parking, revokes and commands cost, and who is there."""
 
+import asyncio
 import itertools
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiotask.brokers.sqlite import SqliteBroker
+from aiotask.brokers.sqlite import SqliteBroker, questions, revoked
 from aiotask.brokers.sqlite.subscription import SqliteSubscription
 from aiotask.connections.sqlite import SqliteLink, database
-from aiotask.message import Delivery, Envelope, Settlement, new_id
+from aiotask.message import Delivery, Envelope, Settlement, Start, Verdict, new_id
 
 LEASE_S = 20.0
 
@@ -252,3 +254,111 @@ async def test_closed_consumer_stays_away_when_its_keeper_renews_late(
     await consumer.set_queues(["other"])
     keeper.renew([1])
     assert await broker.consumers(["q", "other"]) == [0, 0]
+
+
+# ---- revokes ----
+
+
+async def test_one_statement_more_is_executed_when_anything_was_ever_revoked(
+    broker: SqliteBroker, consumer: SqliteSubscription
+) -> None:
+    async def cost() -> int:
+        await broker.publish([Envelope(new_id(), "q", b"", "x") for _ in range(50)])
+        taken = await consumer.receive(50, 5)
+        seen = await statements(broker)
+        assert await consumer.begin([Start(delivery) for delivery in taken]) == [Verdict.RUN] * 50
+        return len([statement for statement in seen if "aiotask_" in statement])
+
+    assert await cost() == 2
+    await broker.revoke([new_id()])
+    assert await cost() == 3
+
+
+async def test_oldest_are_forgotten_when_too_many_are_revoked(
+    broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revoked, "REVOKED_KEPT", 3)
+    await broker.revoke(["a", "b"])
+    await broker.revoke(["a", "c"])
+    await broker.revoke(["d"])
+    assert await rows(broker, "SELECT id FROM aiotask_revoked ORDER BY number") == [("a",), ("c",), ("d",)]
+
+
+# ---- commands ----
+
+
+async def rows(broker: SqliteBroker, sql: str) -> list[Any]:
+    return await broker.link.run(lambda connection: connection.execute(sql).fetchall(), writes=False)
+
+
+async def test_nothing_is_left_when_a_question_was_answered(broker: SqliteBroker) -> None:
+    async with broker.answering("a@h", {"ping": lambda _: "pong"}):
+        assert await broker.ask("ping", {}, destination=["a@h"], timeout=60) == {"a@h": "pong"}
+    for table in ("nodes", "questions", "answers"):
+        assert await rows(broker, f"SELECT * FROM aiotask_{table}") == []
+
+
+async def test_nothing_is_left_when_who_asks_is_cancelled(broker: SqliteBroker) -> None:
+    await broker.link.run(lambda connection: questions.listen(connection, "a@h#1", "a@h"))
+    asking = asyncio.create_task(broker.ask("ping", {}, destination=None, timeout=60))
+    while not await rows(broker, "SELECT * FROM aiotask_questions"):
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    while await rows(broker, "SELECT * FROM aiotask_questions"):
+        await asyncio.sleep(0.01)
+
+
+async def test_ask_does_not_wait_when_nobody_is_known_to_listen(broker: SqliteBroker) -> None:
+    begun = time.monotonic()
+    assert await broker.ask("ping", {}, destination=["a@h"], timeout=60) == {}
+    assert await broker.ask("ping", {}, destination=None, timeout=60) == {}
+    assert time.monotonic() - begun < 5
+
+
+async def test_killed_node_is_not_waited_for_when_its_time_is_over(broker: SqliteBroker) -> None:
+    await broker.link.run(lambda connection: questions.listen(connection, "a@h#1", "a@h"))
+    assert await broker.ask("ping", {}, destination=None, timeout=0.05) == {}  # it is believed to be there
+    await change(broker, f"UPDATE aiotask_nodes SET until = {database.NOW}")
+    assert await broker.ask("ping", {}, destination=None, timeout=60) == {}
+    assert await rows(broker, "SELECT * FROM aiotask_nodes") == []
+
+
+async def test_old_question_is_removed_when_who_has_asked_was_killed(broker: SqliteBroker) -> None:
+    def ask(connection: sqlite3.Connection) -> questions.Asked:
+        return questions.ask(connection, "ping", b"{}", None, 0.0)
+
+    asked = await broker.link.run(ask)
+    await broker.link.run(lambda connection: questions.answer(connection, "a@h#1", "a@h", [(asked.number, b"1")]))
+    assert len(await rows(broker, "SELECT * FROM aiotask_answers")) == 1
+    await broker.ask("ping", {}, destination=None, timeout=60)
+    assert await rows(broker, "SELECT * FROM aiotask_questions") == []
+    assert await rows(broker, "SELECT * FROM aiotask_answers") == []
+
+
+async def test_answer_is_dropped_when_nobody_waits_for_it(broker: SqliteBroker) -> None:
+    await broker.link.run(lambda connection: questions.answer(connection, "a@h#1", "a@h", [(1, b"1")]))
+    assert await rows(broker, "SELECT * FROM aiotask_answers") == []
+
+
+async def test_node_says_again_that_it_listens_when_it_is_time_for_chores(broker: SqliteBroker) -> None:
+    async with broker.answering("a@h", {"ping": lambda _: "pong"}):
+        await change(broker, "DELETE FROM aiotask_nodes")
+        broker.link._opened()._next_chore = 0.0
+        while not await rows(broker, "SELECT * FROM aiotask_nodes"):
+            await asyncio.sleep(0.01)
+        assert await broker.ask("ping", {}, destination=["a@h"], timeout=60) == {"a@h": "pong"}
+
+
+async def test_node_hears_it_when_the_file_was_replaced(broker: SqliteBroker) -> None:
+    async with broker.answering("a@h", {"ping": lambda _: "pong"}):
+        for _ in range(3):
+            await broker.ask("ping", {}, destination=["a@h"], timeout=60)
+        for table in ("nodes", "questions", "answers"):
+            await change(broker, f"DELETE FROM aiotask_{table}")
+        await change(broker, "DELETE FROM sqlite_sequence")
+        broker.link._opened()._next_chore = 0.0
+        while not await rows(broker, "SELECT * FROM aiotask_nodes"):
+            await asyncio.sleep(0.01)
+        assert await broker.ask("ping", {}, destination=["a@h"], timeout=60) == {"a@h": "pong"}

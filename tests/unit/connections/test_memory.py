@@ -202,3 +202,40 @@ async def test_waiter_is_woken_when_it_waits_on_another_thread_s_loop() -> None:
     await asyncio.to_thread(thread.join, 10)
     assert waiters[0].done()
     assert not waiters[0].cancelled()
+
+
+async def test_node_answers_on_its_own_loop_when_another_asks() -> None:
+    link, ready, done = MemoryLink(), threading.Event(), threading.Event()
+    answered_in: list[int] = []
+
+    def answer(command: str, arguments: bytes) -> bytes:
+        answered_in.append(threading.get_ident())
+        return command.encode() + arguments
+
+    async def listen() -> None:
+        with link.nodes.listening("a@h", answer):
+            ready.set()
+            while not done.is_set():
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: asyncio.run(listen()))
+    thread.start()
+    try:
+        await asyncio.to_thread(ready.wait, 5)
+        assert await link.nodes.ask("ping", b"1", None, 5.0) == {"a@h": b"ping1"}
+    finally:
+        done.set()
+        await asyncio.to_thread(thread.join)
+    assert answered_in == [thread.ident]
+    assert await link.nodes.ask("ping", b"1", None, 5.0) == {}
+
+
+def test_node_is_not_asked_when_its_loop_is_closed() -> None:
+    link = MemoryLink()
+    listening = link.nodes.listening("a@h", lambda *_: b"")
+
+    async def listen() -> None:
+        listening.__enter__()
+
+    asyncio.run(listen())
+    assert asyncio.run(link.nodes.ask("ping", b"1", None, 5.0)) == {}

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from aiotask.connections.sqlite.database import FileRefused, file_system
 from aiotask.connections.sqlite.rows import Row, fetch_rows, gather, pack, store_rows, sweep_rows
 from aiotask.connections.sqlite.storage import LinkClosed
 from aiotask.exceptions import BackendConnectionError, BrokerConnectionError
-from aiotask.message import Settlement
+from aiotask.message import Settlement, Start, Verdict
 from aiotask.results.sqlite import SqliteBackend
 
 
@@ -193,11 +194,11 @@ async def test_open_says_why_when_the_tables_are_newer(path: Path) -> None:
     assert "version 99" in await refusal(path)
 
 
-@pytest.fixture
-def old_path(path: Path) -> Path:
-    """A file of version 1, with a message that waits and one that is leased."""
+@pytest.fixture(params=[1, 2])
+def old_path(path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file of an older version, with a message that waits and one that is leased."""
     with sqlite3.connect(path) as old:
-        old.executescript((Path(__file__).parent / "schema_1.sql").read_text(encoding="utf-8"))
+        old.executescript((Path(__file__).parent / f"schema_{request.param}.sql").read_text(encoding="utf-8"))
         for seq in (1, 2):
             old.execute(
                 "INSERT INTO aiotask_messages VALUES (?, ?, 'q', 5, 1.0, NULL, 'x', x'00')", (seq, f"old {seq}")
@@ -208,7 +209,7 @@ def old_path(path: Path) -> Path:
     return path
 
 
-async def test_file_of_the_first_version_goes_on_working_when_it_is_opened(old_path: Path) -> None:
+async def test_file_of_an_older_version_goes_on_working_when_it_is_opened(old_path: Path) -> None:
     broker = SqliteBroker(SqliteLink(old_path))
     await broker.open()
     consumer = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
@@ -219,11 +220,14 @@ async def test_file_of_the_first_version_goes_on_working_when_it_is_opened(old_p
     await broker.close()
     await broker.open()  # it is of this version now
     consumer = await broker.subscribe(["q"], consumer="c", lease=20.0, max_losses=3)
-    assert [delivery.id for delivery in await consumer.unpark({"a": 2})] == ["old 2", "old 1"]
+    taken = await consumer.unpark({"a": 2})
+    assert [delivery.id for delivery in taken] == ["old 2", "old 1"]
+    await broker.revoke(["old 1"])
+    assert await consumer.begin([Start(delivery) for delivery in taken]) == [Verdict.RUN, Verdict.REVOKED]
     await broker.close()
 
 
-async def test_file_of_the_first_version_is_brought_up_once_when_several_open_it(old_path: Path) -> None:
+async def test_file_of_an_older_version_is_brought_up_once_when_several_open_it(old_path: Path) -> None:
     links = [SqliteLink(old_path) for _ in range(4)]
     await asyncio.gather(*(link.open() for link in links))
     versions = [
@@ -489,6 +493,31 @@ async def test_observer_looks_when_another_process_commits(link: SqliteLink, pat
     assert lookout.calls == calls
 
 
+async def test_patient_observer_looks_later_when_it_has_just_looked(link: SqliteLink) -> None:
+    lookout = Lookout(asyncio.get_running_loop())
+    link.observe(lookout, every_s=0.3)
+    begun = time.monotonic()
+    for _ in range(5):
+        await link.run(put("a"))
+    assert lookout.calls == 1
+    lookout.changed.clear()
+    await asyncio.wait_for(lookout.changed.wait(), 5)  # what it has missed, though nothing more happens
+    assert time.monotonic() - begun >= 0.29
+    assert lookout.calls == 2
+    link.unobserve(lookout)
+
+
+async def test_changes_are_looked_for_less_often_when_all_who_wait_are_patient(link: SqliteLink) -> None:
+    statements = await traced(link)
+    lookout = Lookout(asyncio.get_running_loop())
+    link.observe(lookout, every_s=0.25)
+    begun = time.monotonic()
+    while statements.count("PRAGMA data_version") < 4:
+        await asyncio.sleep(storage.POLL_S)
+    assert time.monotonic() - begun >= 0.7
+    link.unobserve(lookout)
+
+
 async def test_nothing_is_polled_when_nobody_waits(link: SqliteLink) -> None:
     statements = await traced(link)
     lookout = Lookout(asyncio.get_running_loop())
@@ -522,6 +551,26 @@ async def test_chores_are_done_when_it_is_time(link: SqliteLink) -> None:
     while len(await link.run(names, writes=False)) > 1:
         await asyncio.sleep(0.01)
     assert await link.run(names, writes=False) == ["kept"]
+
+
+async def test_chore_is_done_no_more_when_it_was_removed(link: SqliteLink) -> None:
+    done: list[str] = []
+
+    def chore_a(_: sqlite3.Connection) -> bool:
+        done.append("a")
+        return False
+
+    def chore_b(_: sqlite3.Connection) -> bool:
+        done.append("b")
+        return False
+
+    link.add_chore(chore_a)
+    link.add_chore(chore_b)
+    link.remove_chore(chore_a)
+    link.remove_chore(chore_a)
+    link._opened()._next_chore = 0.0
+    await link.run(names, writes=False)
+    assert done == ["b"]
 
 
 # ---- rows ----

@@ -1,18 +1,24 @@
 """Opens, publishes to and subscribes to the queues of a SQLite file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from aiotask.brokers.sqlite import messages
+from aiotask.brokers.sqlite import messages, revoked
 from aiotask.brokers.sqlite.admin import SqliteQueueAdmin
+from aiotask.brokers.sqlite.remote import Listener, ask
 from aiotask.brokers.sqlite.subscription import ERRORS, SqliteSubscription
 from aiotask.connections.sqlite.link import SqliteLink, Translation
 from aiotask.exceptions import BrokerConnectionError, BrokerFull, PublishError
 from aiotask.message import Envelope
+from aiotask.protocols import Answering
 
 
 class SqliteBroker(SqliteQueueAdmin):
-    """A `Broker` and `QueueAdmin` on a `SqliteLink`; its subscriptions are `FusedFinish`."""
+    """A `Broker`, `QueueAdmin`, `Revoking` and `RemoteControlled` on a `SqliteLink`.
+
+    Its subscriptions are `FusedFinish`.
+    """
 
     def __init__(self, link: SqliteLink) -> None:
         super().__init__(link)
@@ -92,6 +98,37 @@ class SqliteBroker(SqliteQueueAdmin):
         self._subscriptions.add(subscription)
         await subscription.announce()
         return subscription
+
+    async def revoke(self, ids: Sequence[str]) -> None:
+        """See `Revoking`. Raises what `subscribe` and a failing file raise.
+
+        Cost: one commit.
+        """
+        self._must_be_open()
+        with self.link.translating(ERRORS):
+            await self.link.run(partial(revoked.revoke, ids=ids))
+
+    def answering(self, node: str, commands: Mapping[str, Answering]) -> Listener:
+        """See `RemoteControlled`. A command is heard within half a second, however busy the node's event loop is not.
+
+        Cost: one commit that does not wait for the disk, at both ends and about once a minute.
+        """
+        return Listener(self.link, node, commands)
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any], *, destination: Sequence[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        """See `RemoteControlled`. Who listens is known; who was killed is for three minutes believed to.
+
+        Raises:
+            BrokerConnectionError: The broker is not open.
+            BrokerError: The file can't be written.
+
+        Cost: two commits that don't wait for the disk, and one for each node.
+        """
+        self._must_be_open()
+        with self.link.translating(ERRORS):
+            return await ask(self.link, command, arguments, destination, timeout)
 
     def _must_be_open(self) -> None:
         if not self._open:

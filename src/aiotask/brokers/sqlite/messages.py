@@ -6,12 +6,13 @@ described in `connections/sqlite/schema.sql`.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from sqlite3 import Connection
 from typing import Final, NamedTuple
 
 import msgspec
 
-from aiotask.brokers.sqlite import parking, presence
+from aiotask.brokers.sqlite import parking, presence, revoked
 from aiotask.connections.sqlite.database import NOW
 from aiotask.connections.sqlite.rows import pack, store_rows, to_json
 from aiotask.message import DEAD_BODY_BYTES, Envelope, Finish, Settlement, Start, Verdict
@@ -72,24 +73,33 @@ def publish(connection: Connection, parcel: Parcel) -> None:
 
 # ---- starting ----
 
+_TO_BEGIN = f"""
+SELECT {NOW}, json_group_array(lease), EXISTS (SELECT 1 FROM aiotask_revoked)
+FROM aiotask_leases WHERE lease IN {_AMONG}
+"""  # noqa: S608
 _OWNED = f"SELECT {NOW}, json_group_array(lease) FROM aiotask_leases WHERE lease IN {_AMONG}"  # noqa: S608
 _START = f"UPDATE aiotask_leases SET started = 1 WHERE lease IN {_AMONG}"  # noqa: S608
 
 
 def begin(connection: Connection, batch: Sequence[Start], max_losses: int) -> list[Verdict]:
     """Judge each of `batch` in its order; mark those that may run as started."""
-    now, owned = _owned(connection, [start.delivery.receipt for start in batch])
-    verdicts = [_judge(start, owned, now, max_losses) for start in batch]
+    leases = to_json([start.delivery.receipt for start in batch])
+    now, listed, any_revoked = connection.execute(_TO_BEGIN, (leases,)).fetchone()
+    owned = set(_read_numbers(listed))
+    ended = revoked.among(connection, [start.delivery.id for start in batch]) if any_revoked else frozenset()
+    verdicts = [_judge(start, owned, ended, now, max_losses) for start in batch]
     running = [start.delivery.receipt for start, verdict in zip(batch, verdicts, strict=True) if verdict is Verdict.RUN]
     if running:
         connection.execute(_START, (to_json(running),))
     return verdicts
 
 
-def _judge(start: Start, owned: set[int], now: float, max_losses: int) -> Verdict:
+def _judge(start: Start, owned: set[int], ended: AbstractSet[str], now: float, max_losses: int) -> Verdict:
     delivery = start.delivery
     if delivery.receipt not in owned:
         return Verdict.LOST
+    if delivery.id in ended:
+        return Verdict.REVOKED
     if delivery.losses:
         if not start.acks_late:
             return Verdict.STARTED_BEFORE

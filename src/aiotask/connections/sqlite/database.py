@@ -14,7 +14,7 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a statement waits for another process's lock."""
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 NOW: Final = "((julianday('now') - 2440587.5) * 86400.0)"
 """Epoch seconds, to the millisecond, the same throughout one statement (`unixepoch('subsec')` needs SQLite 3.42)."""

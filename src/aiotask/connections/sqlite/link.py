@@ -112,12 +112,16 @@ class SqliteLink:
         self._opened().submit(Job(step, future, durable=durable))
         return future.result(timeout)
 
-    def observe(self, observer: Observer) -> None:
+    def observe(self, observer: Observer, *, every_s: float = 0.0) -> None:
         """Let `observer` look after each commit, here or by another process, until `unobserve`.
 
         What was committed before this call is not shown to it: observe first, then read.
+
+        Args:
+            observer: Who looks.
+            every_s: So many seconds lie between two looks of it at least; what was committed meanwhile is seen then.
         """
-        self._opened().observe(observer)
+        self._opened().observe(observer, every_s)
 
     def unobserve(self, observer: Observer) -> None:
         """Let `observer` look no more. Idempotent."""
@@ -128,6 +132,12 @@ class SqliteLink:
     def add_chore(self, chore: Step[bool]) -> None:
         """Run `chore` about once a minute until the link closes, and at once again while it returns True."""
         self._opened().add_chore(chore)
+
+    def remove_chore(self, chore: Step[bool]) -> None:
+        """Run `chore` no more. Idempotent."""
+        storage = self._storage
+        if storage is not None:
+            storage.remove_chore(chore)
 
     @contextmanager
     def translating(self, translation: Translation) -> Generator[None]:

@@ -3,8 +3,8 @@
 -- of an older version: it is safe to repeat, and adds what the version before did not have.
 
 CREATE TABLE IF NOT EXISTS aiotask_schema (version INTEGER NOT NULL);
-INSERT INTO aiotask_schema SELECT 2 WHERE NOT EXISTS (SELECT 1 FROM aiotask_schema);
-UPDATE aiotask_schema SET version = 2 WHERE version < 2;
+INSERT INTO aiotask_schema SELECT 3 WHERE NOT EXISTS (SELECT 1 FROM aiotask_schema);
+UPDATE aiotask_schema SET version = 3 WHERE version < 3;
 
 -- A message from its publishing to its settlement. Its row is written once and deleted once: what changes meanwhile is
 -- in the two tables below, so that a large body is not written again by a claim or a start.
@@ -61,6 +61,36 @@ CREATE TABLE IF NOT EXISTS aiotask_consumers (
     consumer TEXT PRIMARY KEY,
     queues TEXT NOT NULL,
     until REAL NOT NULL
+) WITHOUT ROWID;
+
+-- Task ids that must not start (version 3); of the newest the number is highest.
+CREATE TABLE IF NOT EXISTS aiotask_revoked (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE
+);
+
+-- Who answers commands under which name, and until when that is believed without being said again (version 3).
+CREATE TABLE IF NOT EXISTS aiotask_nodes (
+    listener TEXT PRIMARY KEY,
+    node TEXT NOT NULL,
+    until REAL NOT NULL
+) WITHOUT ROWID;
+
+-- A command, for the nodes of these names (a JSON list; NULL: for all), of use until then; and its answers (version 3).
+-- Who has asked removes both.
+CREATE TABLE IF NOT EXISTS aiotask_questions (
+    question INTEGER PRIMARY KEY AUTOINCREMENT,
+    command TEXT NOT NULL,
+    arguments BLOB NOT NULL,
+    destination TEXT,
+    until REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS aiotask_answers (
+    question INTEGER NOT NULL,
+    listener TEXT NOT NULL,
+    node TEXT NOT NULL,
+    answer BLOB NOT NULL,
+    PRIMARY KEY (question, listener)
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS aiotask_dead_letters (

@@ -16,7 +16,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -61,6 +61,19 @@ class Observer(Protocol):
 
     def look(self, connection: sqlite3.Connection) -> Callable[[], None] | None:
         """Read, in the storage thread, what has changed; return what to call in the loop, or None."""
+
+
+class _Watch:
+    """An observer, and when it may look again."""
+
+    __slots__ = ("every_s", "missed", "next_mono", "observer")
+
+    def __init__(self, observer: Observer, every_s: float) -> None:
+        self.observer = observer
+        self.every_s = every_s
+        self.missed = False
+        """Whether something has changed that it has not looked at."""
+        self.next_mono = 0.0
 
 
 class Job(Generic[T]):
@@ -127,7 +140,8 @@ class Storage:
         self._file_checked = 0.0
         self._polled = 0.0
         self._next_chore = time.monotonic() + CHORE_S * random.uniform(0.1, 1.0)  # noqa: S311 - spreads processes
-        self._observers: tuple[Observer, ...] = ()
+        self._watches: tuple[_Watch, ...] = ()
+        self._poll_s = POLL_S
         self._chores: tuple[Step[bool], ...] = ()
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         threading.Thread(target=self._run, name=f"aiotask-sqlite {path}", daemon=True).start()
@@ -148,22 +162,32 @@ class Storage:
                 raise LinkClosed(f"The SQLite file {self._path} is not open. Open the app first.")
             self._jobs.put(job)
 
-    def observe(self, observer: Observer) -> None:
-        """Let `observer` look after each change from now on."""
+    def observe(self, observer: Observer, every_s: float = 0.0) -> None:
+        """Let `observer` look after each change from now on, not again within `every_s` seconds."""
         with self._lock:
-            self._observers = (*self._observers, observer)
+            self._set_watches([*self._watches, _Watch(observer, every_s)])
             self._jobs.put(_no_job())  # the thread may sleep long, having had nobody to look for
 
     def unobserve(self, observer: Observer) -> None:
         """Let `observer` look no more. Idempotent."""
         with self._lock:
-            self._observers = tuple(other for other in self._observers if other is not observer)
+            self._set_watches([watch for watch in self._watches if watch.observer is not observer])
+
+    def _set_watches(self, watches: Sequence[_Watch]) -> None:
+        self._watches = tuple(watches)
+        # Nobody wants to know sooner: a worker that is busy has the thread wake for nothing but its work.
+        self._poll_s = max(POLL_S, min((watch.every_s for watch in watches), default=POLL_S))
 
     def add_chore(self, chore: Step[bool]) -> None:
         """Run `chore` about once a minute, and at once again while it returns True."""
         with self._lock:
             if chore not in self._chores:
                 self._chores = (*self._chores, chore)
+
+    def remove_chore(self, chore: Step[bool]) -> None:
+        """Run `chore` no more. Idempotent."""
+        with self._lock:
+            self._chores = tuple(other for other in self._chores if other != chore)
 
     def close(self) -> None:
         """Let the thread end after the jobs that were submitted; `ended` is resolved then. Idempotent.
@@ -199,8 +223,8 @@ class Storage:
         """Wait for a job, or for the time to look or to tidy up; return all that are there."""
         now = time.monotonic()
         wake_at = self._next_chore
-        if self._observers:
-            wake_at = min(wake_at, self._polled + POLL_S)
+        if self._watches:
+            wake_at = min(wake_at, self._polled + self._poll_s)
         taken: list[Job[Any]] = []
         try:
             job = self._jobs.get(timeout=max(0.0, wake_at - now))
@@ -217,7 +241,7 @@ class Storage:
         except Exception as error:  # noqa: BLE001 - it is the callers' error
             self.healthy = False
             again = time.monotonic() + _REOPEN_S
-            self._polled = again - POLL_S
+            self._polled = again - self._poll_s
             self._next_chore = max(self._next_chore, again)  # else a chore that is due makes this a busy loop
             for job in jobs:
                 out.fail(job, error)
@@ -227,8 +251,8 @@ class Storage:
             self._next_chore = time.monotonic() + CHORE_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads processes
         writes = [job for job in jobs if not self._read(connection, job, out)]
         committed = bool(writes) and self._commit(connection, writes, out)
-        if self._observers and (self._changed_elsewhere(connection) or committed):
-            self._tell(connection, out)
+        if self._watches:
+            self._tell(connection, out, changed=self._changed_elsewhere(connection) or committed)
         if not self.healthy:
             self._drop_connection()
 
@@ -293,7 +317,7 @@ class Storage:
 
     def _changed_elsewhere(self, connection: sqlite3.Connection) -> bool:
         now = time.monotonic()
-        if now - self._polled < POLL_S:
+        if now - self._polled < self._poll_s:
             return False
         self._polled = now
         try:
@@ -305,8 +329,15 @@ class Storage:
         self._version = version
         return changed
 
-    def _tell(self, connection: sqlite3.Connection, out: "_Outbox") -> None:
-        for observer in self._observers:
+    def _tell(self, connection: sqlite3.Connection, out: "_Outbox", *, changed: bool) -> None:
+        now = time.monotonic()
+        for watch in self._watches:
+            watch.missed = watch.missed or changed
+            if not watch.missed or now < watch.next_mono:
+                continue
+            watch.missed = False
+            watch.next_mono = now + watch.every_s
+            observer = watch.observer
             try:
                 call = self._patiently(partial(observer.look, connection))
             except sqlite3.Error as error:
@@ -331,7 +362,7 @@ class Storage:
 
     def _forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            self._observers = tuple(observer for observer in self._observers if observer.loop is not loop)
+            self._set_watches([watch for watch in self._watches if watch.observer.loop is not loop])
 
     def _note(self, error: BaseException) -> None:
         if primary_code(error) in _BROKEN:

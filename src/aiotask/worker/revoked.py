@@ -1,0 +1,58 @@
+"""What this worker was told to revoke: kept for what comes, and ended where it runs. Asked by admission."""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from aiotask.showing import shown
+
+KEPT: Final = 50_000
+"""So many are kept, the newest, as in a Celery worker. The broker's own record is the one that counts."""
+
+logger = logging.getLogger("aiotask.worker")
+
+
+class RevokedIds:
+    """Task ids that must not start here any more, known before the broker has told."""
+
+    def __init__(self, terminate: Callable[[Collection[str]], Sequence[str]]) -> None:
+        """Know none.
+
+        Args:
+            terminate: Ends the executions of these ids; returns those that it has found.
+        """
+        self._terminate = terminate
+        self._ids: dict[str, None] = {}
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._ids
+
+    def revoke(self, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Carry out the command `revoke`, with Celery's arguments and answers.
+
+        Args:
+            arguments: `task_id`, one or a list; `terminate`, whether to end those that run. A `signal` means nothing
+                here: no body has a process to itself that would live on.
+
+        Raises:
+            TypeError: There are no ids in it.
+        """
+        given = arguments["task_id"]
+        ids = {given} if isinstance(given, str) else set(given)
+        if not all(isinstance(id_, str) for id_ in ids):
+            raise TypeError("task_id takes texts.")
+        self._keep(ids)
+        if not arguments.get("terminate"):
+            logger.info("Tasks flagged as revoked: %s", shown(", ".join(sorted(ids))))
+            return {"ok": f"tasks {ids} flagged as revoked"}
+        ended = self._terminate(ids)
+        return {"ok": f"terminate: {', '.join(ended) or 'tasks unknown'}"}
+
+    def _keep(self, ids: Collection[str]) -> None:
+        kept = self._ids
+        for id_ in ids:
+            kept.pop(id_, None)  # it is as new as the others
+            kept[id_] = None
+        for id_ in list(islice(kept, max(0, len(kept) - KEPT))):
+            del kept[id_]
