@@ -388,7 +388,7 @@ class AmqpChannel:
         except (AMQPError, OSError, RuntimeError) as error:
             raise (self.lost.result() if self.lost.done() else self._translated(error)) from error
         except asyncio.CancelledError as error:
-            if not asking.cancelled() or _is_cancelled():
+            if not asking.cancelled() or is_cancelled():
                 raise
             # The driver ends what waits on a channel that is closed by cancelling it.
             raise (self.lost.result() if self.lost.done() else self._translated(None)) from error
@@ -403,7 +403,7 @@ async def _nobody(_: object) -> None:
     """Stands where the driver has who takes its messages: they do not come to it."""
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Tell whether the running task is to end: an event loop that ends cancels what it waits for, too."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
