@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any, Final
 
 from aiotask.brokers.amqp.names import server_name
-from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Message
+from aiotask.connections.amqp import (
+    NOT_ENABLED,
+    AmqpChannel,
+    AmqpLink,
+    ChannelError,
+    LinkClosed,
+    LinkDown,
+    Message,
+)
 from aiotask.connections.backoff import Backoff
 from aiotask.protocols import Answering
 from aiotask.wire.pidbox import CONTENT_TYPE, EXCHANGE, PROPERTIES, REPLY_EXCHANGE, make_answer, read_command
@@ -61,6 +69,8 @@ class Remote:
                 backoff.reset()
                 await asyncio.wait([channel.lost])
             except ChannelError as error:
+                if error.code == NOT_ENABLED:  # somebody else has asked for it over this connection
+                    continue
                 _log.warning("Celery's remote control gets no answer here, nor does app.control: %s", error)
                 return
             except (LinkDown, LinkClosed):

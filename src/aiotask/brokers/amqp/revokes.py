@@ -17,7 +17,16 @@ import msgspec
 from aiotask.brokers.amqp.errors import ERRORS
 from aiotask.brokers.amqp.sender import Sender
 from aiotask.brokers.amqp.topology import Topology
-from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Message, Received
+from aiotask.connections.amqp import (
+    NOT_ENABLED,
+    AmqpChannel,
+    AmqpLink,
+    ChannelError,
+    LinkClosed,
+    LinkDown,
+    Message,
+    Received,
+)
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
 from aiotask.exceptions import BrokerError
@@ -35,8 +44,9 @@ _AHEAD: Final = 1000
 _FIRST_S: Final = 1.0
 _LATE_S: Final = 10.0
 _AGAIN_S: Final = 0.1
+_REFUSED_S: Final = 30.0
+"""A pause before what was refused is tried again: the server logs each of them."""
 _ABSENT: Final = 404
-_NOT_ENABLED: Final = 541
 _OFFSET: Final = "x-stream-offset"
 
 _encode = msgspec.json.Encoder().encode
@@ -173,8 +183,10 @@ class Revokes:
                 await asyncio.wait([channel.lost])
             except ChannelError as error:
                 self._refused(error)
-                if error.code == _NOT_ENABLED:
+                if error.code == NOT_ENABLED:
                     return  # to ask again would end the connection again
+                if self._hopeless:
+                    await asyncio.sleep(_REFUSED_S)
             except (LinkDown, LinkClosed):
                 pass
             finally:

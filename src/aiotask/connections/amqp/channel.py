@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiormq.exceptions import AMQPError, ChannelClosed
 
-from aiotask.connections.amqp.errors import ChannelError, LinkDown
+from aiotask.connections.amqp.errors import NOT_ENABLED, ChannelError, LinkDown
 from aiotask.connections.amqp.frames import Message, ack_frames, publish_frames
 from aiotask.connections.amqp.received import Inbox, Received
 from aiotask.connections.amqp.wire import Wire
@@ -131,7 +131,7 @@ class AmqpChannel:
             return ChannelError(str(error.args[-1]), error.args[0])
         said = f": {error}" if error is not None and str(error) else ""
         if _DISABLED in said:  # it closes the connection; to try again would be refused again
-            return ChannelError(str(error), 541)
+            return ChannelError(str(error), NOT_ENABLED)
         return LinkDown(f"The connection to RabbitMQ {self._place} was lost{said}.", sent=True)
 
     # ---- publishing ----
