@@ -327,11 +327,13 @@ async def test_killed_node_is_not_waited_for_when_its_time_is_over(broker: Sqlit
 
 async def test_old_question_is_removed_when_who_has_asked_was_killed(broker: SqliteBroker) -> None:
     def ask(connection: sqlite3.Connection) -> questions.Asked:
-        return questions.ask(connection, "ping", b"{}", None, 0.0)
+        return questions.ask(connection, "ping", b"{}", None, -59.0)
 
     asked = await broker.link.run(ask)
     await broker.link.run(lambda connection: questions.answer(connection, "a@h#1", "a@h", [(asked.number, b"1")]))
-    assert len(await rows(broker, "SELECT * FROM aiotask_answers")) == 1
+    await broker.ask("ping", {}, destination=None, timeout=60)
+    assert len(await rows(broker, "SELECT * FROM aiotask_answers")) == 1  # who has asked it may be about to take it
+    await change(broker, "UPDATE aiotask_questions SET until = until - 2")
     await broker.ask("ping", {}, destination=None, timeout=60)
     assert await rows(broker, "SELECT * FROM aiotask_questions") == []
     assert await rows(broker, "SELECT * FROM aiotask_answers") == []

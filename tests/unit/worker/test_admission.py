@@ -10,7 +10,7 @@ import pytest
 from aiotask import AioTask, ContentDisallowed, DecodeError, NotRegistered, WorkerLost
 from aiotask.exceptions import BrokerError
 from aiotask.message import Delivery, Start, TaskMessage, Verdict
-from aiotask.outcome import Expired, Failed, HandedBack, Outcome, Parked
+from aiotask.outcome import Expired, Failed, HandedBack, Outcome, Parked, Revoked
 from aiotask.worker.admission import Admission
 from aiotask.worker.execution import Execution
 from aiotask.worker.lines import Lines
@@ -57,6 +57,7 @@ class Stage:
         async def pair(x: int, y: int) -> None: ...
 
         self.judge = Judge()
+        self.revoked: set[str] = set()
         self.slots = Slots(limit)
         self.started: list[Execution] = []
         self.concluded: list[tuple[Execution, Outcome]] = []
@@ -74,6 +75,7 @@ class Stage:
             self.forgotten.append,
             budget,
             at_once,
+            self.revoked,
         )
         self.running = asyncio.create_task(self.admission.run())
 
@@ -167,6 +169,7 @@ async def test_nothing_starts_past_the_budget(make: Callable[..., Stage]) -> Non
 @pytest.mark.parametrize(
     ("verdict", "outcome"),
     [
+        (Verdict.REVOKED, Revoked),
         (Verdict.EXPIRED, Expired),
         (Verdict.STARTED_BEFORE, Failed),
         (Verdict.TOO_MANY_STARTS, Failed),
@@ -186,6 +189,38 @@ async def test_message_is_concluded_and_its_slot_free_when_it_may_not_start(
     if isinstance(concluded, Failed):
         assert concluded.dead
         assert isinstance(concluded.exc, WorkerLost)
+
+
+async def test_message_is_concluded_and_its_slot_free_when_only_this_worker_knows_that_it_is_revoked(
+    make: Callable[..., Stage],
+) -> None:
+    stage = make(budget=1)
+    stage.revoked.add("a")
+    stage.offer(stage.delivery("a"), stage.delivery("b"))
+    await stage.settle()
+    assert stage.judge.batches == [["a"], ["b"]]
+    assert [(execution.delivery.id, outcome) for execution, outcome in stage.concluded] == [("a", Revoked())]
+    assert (stage.started_ids, stage.slots.used) == (["b"], 1)
+
+
+async def test_message_does_not_start_when_it_was_revoked_and_comes_begun(stage: Stage) -> None:
+    stage.revoked.add("a")
+    stage.offer(
+        stage.delivery("a", begun=True), stage.delivery("b", begun=True), stage.delivery("a", "proj.pair", begun=True)
+    )
+    await stage.settle()
+    assert [(execution.delivery.id, outcome) for execution, outcome in stage.concluded] == [("a", Revoked())] * 2
+    assert all(execution.place is None for execution, _ in stage.concluded)
+    assert (stage.started_ids, stage.slots.used, stage.judge.begun) == (["b"], 1, [])
+
+
+async def test_lost_message_stays_lost_when_only_this_worker_knows_that_it_is_revoked(stage: Stage) -> None:
+    stage.revoked.add("a")
+    stage.judge.verdicts = {"a": Verdict.LOST}
+    stage.offer(stage.delivery("a"))
+    await stage.settle()
+    assert [execution.delivery.id for execution in stage.forgotten] == ["a"]
+    assert stage.concluded == []
 
 
 async def test_lost_message_is_forgotten_and_its_slot_free(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

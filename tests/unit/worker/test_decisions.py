@@ -7,7 +7,7 @@ import pytest
 
 from aiotask import AioTask, ArgumentError, EncodeError, MaxRetriesExceeded, Reject, Retry, WorkerLost
 from aiotask.message import Delivery, TaskMessage
-from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Lost, Rejected, Retried, Succeeded
+from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Lost, Rejected, Retried, Revoked, Succeeded
 from aiotask.wire.errors import from_record
 from aiotask.wire.serialization import JSON
 from aiotask.worker.decisions import REQUEUE_DELAY_S, after_failure, after_loss, decide, state_meta
@@ -139,6 +139,15 @@ def test_expired_is_revoked_with_the_reason() -> None:
     assert decision.meta is not None
     assert (decision.meta.state, decision.meta.date_done) == ("REVOKED", NOW)
     assert repr(from_record(decision.meta.result, None)) == "TaskRevokedError('expired')"
+
+
+@pytest.mark.parametrize("reason", ["revoked", "terminated"])
+def test_revoked_says_why_and_its_message_is_gone(reason: str) -> None:
+    decision = decide(execution(acks_late=True), Revoked(reason), NOW)
+    assert decision.settlement.action == "ack"
+    assert decision.meta is not None
+    assert (decision.meta.state, decision.meta.date_done) == ("REVOKED", NOW)
+    assert repr(from_record(decision.meta.result, None)) == f"TaskRevokedError('{reason}')"
 
 
 @pytest.mark.parametrize("reason", ["no such account", None, 5, ValueError("bad"), object()])

@@ -121,6 +121,44 @@ async def test_call_is_abandoned_when_it_is_given_up_while_it_runs(pool: ThreadP
     assert doomed.cancelled()
 
 
+async def test_another_thread_is_made_when_a_call_is_abandoned() -> None:
+    before, pool = threads(), ThreadPool(1)
+    gate, started = threading.Event(), threading.Event()
+
+    def body() -> None:
+        started.set()
+        gate.wait()
+
+    doomed, waiting = pool.call(body, [], {}), pool.call(lambda: "its turn", [], {})
+    await asyncio.to_thread(started.wait, 5)
+    [left] = threads() - before
+    doomed.cancel()
+    pool.abandon(doomed)
+    assert await asyncio.wait_for(waiting, 5) == "its turn"
+    assert len(threads() - before) == 2
+    gate.set()
+    await asyncio.to_thread(left.join, 5)  # it ends with its call: there are no more threads than there may be
+    assert not left.is_alive()
+    assert await pool.call(lambda: 1, [], {}) == 1
+    [other] = threads() - before
+    pool.close()
+    await asyncio.to_thread(other.join, 5)
+    assert not other.is_alive()
+
+
+async def test_no_thread_is_made_when_an_abandoned_call_had_not_started() -> None:
+    before, pool = threads(), ThreadPool(1)
+    gate = threading.Event()
+    first, doomed = pool.call(gate.wait, [], {}), pool.call(gate.wait, [], {})
+    doomed.cancel()
+    pool.abandon(doomed)
+    gate.set()
+    await first
+    assert await pool.call(lambda: 1, [], {}) == 1
+    assert len(threads() - before) == 1
+    pool.close()
+
+
 async def test_threads_end_when_the_pool_is_closed() -> None:
     before = threads()
     pool = ThreadPool(3)

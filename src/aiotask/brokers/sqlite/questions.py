@@ -1,7 +1,7 @@
 """Commands to nodes, and their answers, as rows. Steps for the storage thread.
 
-A question is of use for as long as who has asked it waits. It removes the question; what it could not remove, since it
-was killed, is removed with the next question.
+A question is of use for as long as who has asked it waits, who then removes it. What that could not remove, since it
+was killed, is removed a minute later with the next question, or by a node that says that it still listens.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,9 @@ from aiotask.connections.sqlite.rows import to_json
 
 NODE_LEASE_S = 180.0
 """How long a node is believed to listen that does not say so: nearly three chores of the storage thread."""
+
+_ABANDONED_S = 60.0
+"""So long after its time a question is nobody's: who has asked it would have taken its answers."""
 
 _NODE = f"""
 INSERT INTO aiotask_nodes (listener, node, until) VALUES (?, ?, {NOW} + {NODE_LEASE_S})
@@ -31,9 +34,10 @@ _ASK = f"""
 INSERT INTO aiotask_questions (command, arguments, destination, until) VALUES (?, ?, ?, {NOW} + ?)
 """  # noqa: S608
 _FORGET_ANSWERS = f"""
-DELETE FROM aiotask_answers WHERE question IN (SELECT question FROM aiotask_questions WHERE until <= {NOW})
+DELETE FROM aiotask_answers
+WHERE question IN (SELECT question FROM aiotask_questions WHERE until <= {NOW} - {_ABANDONED_S})
 """  # noqa: S608
-_FORGET_QUESTIONS = f"DELETE FROM aiotask_questions WHERE until <= {NOW}"  # noqa: S608
+_FORGET_QUESTIONS = f"DELETE FROM aiotask_questions WHERE until <= {NOW} - {_ABANDONED_S}"  # noqa: S608
 _ASKED = f"""
 SELECT listener FROM aiotask_nodes
 WHERE until > {NOW} AND (?1 IS NULL OR node IN (SELECT value FROM json_each(?1)))
@@ -66,7 +70,7 @@ class Asked(NamedTuple):
 def listen(connection: Connection, listener: str, node: str) -> int:
     """Let `listener` count as `node`; return the number of the last question, which is not for it any more."""
     connection.execute(_NODE, (listener, node))
-    connection.execute(_FORGET_NODES)
+    _tidy(connection)
     (last,) = connection.execute(_LAST).fetchone()
     return int(last)
 
@@ -85,12 +89,15 @@ def ask(
     connection: Connection, command: str, arguments: bytes, destination: Sequence[str] | None, seconds: float
 ) -> Asked:
     """Ask; remove what nobody waits for any more."""
-    connection.execute(_FORGET_ANSWERS)
-    connection.execute(_FORGET_QUESTIONS)
-    connection.execute(_FORGET_NODES)
+    _tidy(connection)
     named = None if destination is None else to_json(destination)
     number = connection.execute(_ASK, (command, arguments, named, seconds)).lastrowid or 0
     return Asked(number, frozenset(listener for (listener,) in connection.execute(_ASKED, (named,))))
+
+
+def _tidy(connection: Connection) -> None:
+    for forget in (_FORGET_ANSWERS, _FORGET_QUESTIONS, _FORGET_NODES):
+        connection.execute(forget)
 
 
 def answer(connection: Connection, listener: str, node: str, answers: Sequence[tuple[int, bytes]]) -> None:
