@@ -46,7 +46,10 @@ _LATE_S: Final = 10.0
 _AGAIN_S: Final = 0.1
 _REFUSED_S: Final = 30.0
 """A pause before what was refused is tried again: the server logs each of them."""
+_LOSSES: Final = 3
+"""A connection that is lost so often where the stream is asked for is lost by asking: the server may do that."""
 _ABSENT: Final = 404
+_DOWN: Final = "down or inaccessible"
 _OFFSET: Final = "x-stream-offset"
 
 _encode = msgspec.json.Encoder().encode
@@ -102,11 +105,13 @@ def _entry(name: str, ids: Sequence[str]) -> Message:
 def _broken(link: AmqpLink, error: ChannelError) -> BrokerError:
     """Return what it means that the server lists the stream and says that it is not there."""
     name, vhost = stream_name(link), link.address.vhost
+    said = f"RabbitMQ {link.place} lists the stream {name!r}, and does not have it now: {str(error).rstrip('.')}."
+    if _DOWN not in said:
+        return BrokerError(said)
     return BrokerError(
-        f"RabbitMQ {link.place} does not have the stream {name!r}, though it lists it: {str(error).rstrip('.')}. It is "
-        "just starting, or was killed in the moment when it made its first stream. If it stays so: rabbitmqctl eval "
-        f'\'rabbit_amqqueue:internal_delete(rabbit_misc:r(<<"{vhost}">>, queue, <<"{name}">>), <<"cli">>).\' '
-        "and it is made again."
+        f"{said} It is just starting, or was killed in the moment when it made its first stream. If it stays so: "
+        f'rabbitmqctl eval \'rabbit_amqqueue:internal_delete(rabbit_misc:r(<<"{vhost}">>, queue, <<"{name}">>), '
+        '<<"cli">>).\' and it is made again.'
     )
 
 
@@ -161,7 +166,7 @@ class Revokes:
             await self._changed.wait(deadline - now())
 
     def _warn(self) -> None:
-        why = str(self._trouble or f"RabbitMQ {self._link.place} does not answer.")
+        why = str(self._trouble or f"RabbitMQ {self._link.place} does not answer by now.")
         if why != self._said:
             self._said = why
             _log.warning("Tasks that were revoked may start here: %s", why)
@@ -170,6 +175,7 @@ class Revokes:
 
     async def _keep(self) -> None:
         backoff = Backoff()
+        losses = 0
         while True:
             channel: AmqpChannel | None = None
             try:
@@ -177,29 +183,32 @@ class Revokes:
                 made = await self._topology.ensure_made(self._name, ARGUMENTS)
                 channel = await self._link.channel(confirms=True)
                 await self._read(channel, made=made)
-                self._channel, self._hopeless, self._said = channel, False, ""
+                self._channel, self._trouble, self._said = channel, None, ""
+                self._hopeless, losses = False, 0
                 self._changed.fire()
                 backoff.reset()
                 await asyncio.wait([channel.lost])
             except ChannelError as error:
-                self._refused(error)
+                self._topology.forget()
+                self._hopeless = error.code != _ABSENT
+                self._note(error)
                 if error.code == NOT_ENABLED:
                     return  # to ask again would end the connection again
-                if self._hopeless:
-                    await asyncio.sleep(_REFUSED_S)
-            except (LinkDown, LinkClosed):
-                pass
+            except (LinkDown, LinkClosed) as error:
+                losses += 1
+                self._hopeless = losses >= _LOSSES
+                self._note(error)
             finally:
                 if channel is not None:
                     await channel.close()
-            await backoff.pause()
+            await (asyncio.sleep(_REFUSED_S) if self._hopeless else backoff.pause())
 
-    def _refused(self, error: ChannelError) -> None:
-        self._topology.forget()
-        self._hopeless = error.code != _ABSENT
+    def _note(self, error: Exception) -> None:
         try:
             with self._link.translating(ERRORS):
-                raise _broken(self._link, error) if error.code == _ABSENT else error
+                if isinstance(error, ChannelError) and error.code == _ABSENT:
+                    raise _broken(self._link, error)
+                raise error
         except BrokerError as trouble:
             self._trouble = trouble
         self._changed.fire()
