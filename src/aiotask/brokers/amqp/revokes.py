@@ -14,9 +14,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from aiotask.brokers.amqp.errors import ERRORS
-from aiotask.brokers.amqp.sender import Sender
-from aiotask.brokers.amqp.topology import Topology
+from aiotask.brokers.amqp.errors import settling
+from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.connections.amqp import (
     NOT_ENABLED,
     AmqpChannel,
@@ -118,15 +117,16 @@ def _broken(link: AmqpLink, error: ChannelError) -> BrokerError:
 class Revokes:
     """What a subscription knows of the stream."""
 
-    def __init__(self, link: AmqpLink, topology: Topology) -> None:
+    def __init__(self, link: AmqpLink, sender: Sender) -> None:
         """Wire it; nothing is opened.
 
         Args:
             link: The subscription's own, opened and closed by it.
-            topology: Makes the stream.
+            sender: Writes to the stream, over another link: a server that takes no messages stops reading that.
         """
         self._link = link
-        self._topology = topology
+        self._sender = sender
+        self._topology = sender.topology
         self._name = stream_name(link)
         self.ids: OrderedDict[str, None] = OrderedDict()
         """The newest, oldest first."""
@@ -181,7 +181,7 @@ class Revokes:
             try:
                 await self._link.wait_connected(3600.0)
                 made = await self._topology.ensure_made(self._name, ARGUMENTS)
-                channel = await self._link.channel(confirms=True)
+                channel = await self._link.channel()
                 await self._read(channel, made=made)
                 self._channel, self._trouble, self._said = channel, None, ""
                 self._hopeless, losses = False, 0
@@ -194,7 +194,7 @@ class Revokes:
                 self._note(error)
                 if error.code == NOT_ENABLED:
                     return  # to ask again would end the connection again
-            except (LinkDown, LinkClosed) as error:
+            except (LinkDown, LinkClosed, Unconfirmed) as error:
                 losses += 1
                 self._hopeless = losses >= _LOSSES
                 self._note(error)
@@ -205,7 +205,7 @@ class Revokes:
 
     def _note(self, error: Exception) -> None:
         try:
-            with self._link.translating(ERRORS):
+            with settling(self._link):
                 if isinstance(error, ChannelError) and error.code == _ABSENT:
                     raise _broken(self._link, error)
                 raise error
@@ -229,7 +229,8 @@ class Revokes:
     async def _consume_all(self, channel: AmqpChannel, *, made: bool) -> None:
         for empty in (made, True):
             if empty:
-                await channel.publish([_entry(self._name, [])], self._link.command_timeout_s)
+                deadline = asyncio.get_running_loop().time() + self._link.command_timeout_s
+                await self._sender.send([_entry(self._name, [])], deadline)
             if await self._consume(channel, "first"):
                 return
         raise LinkDown(f"The stream {self._name!r} can't be read.", sent=True)

@@ -64,7 +64,7 @@ class AmqpSubscription:
         self._max_losses = max_losses
         self._forget = forget
         self._holding = Holding()
-        self._revokes = Revokes(link, sender.topology)
+        self._revokes = Revokes(link, sender)
         self._intake = Intake(link, sender.topology, self._arrived, self._lost, self._revokes.caught_up)
         self._parked = Parked(link, sender.topology, self._lost)
         self._mover = Mover(sender, self._acknowledge, lease)
