@@ -14,7 +14,11 @@ logger = logging.getLogger("aiotask.worker")
 
 
 class RevokedIds:
-    """Task ids that must not start here any more, known before the broker has told."""
+    """Task ids that must not start here any more, known before the broker has told.
+
+    Attributes:
+        known: They, the newest last. The same object throughout: admission looks into it with each start.
+    """
 
     def __init__(self, terminate: Callable[[Collection[str]], Sequence[str]]) -> None:
         """Know none.
@@ -23,17 +27,14 @@ class RevokedIds:
             terminate: Ends the executions of these ids; returns those that it has found.
         """
         self._terminate = terminate
-        self._ids: dict[str, None] = {}
-
-    def __contains__(self, task_id: object) -> bool:
-        return task_id in self._ids
+        self.known: dict[str, None] = {}
 
     def revoke(self, arguments: Mapping[str, Any]) -> dict[str, str]:
         """Carry out the command `revoke`, with Celery's arguments and answers.
 
         Args:
-            arguments: `task_id`, one or a list; `terminate`, whether to end those that run. A `signal` means nothing
-                here: no body has a process to itself that would live on.
+            arguments: `task_id`, one or a list; `terminate`, whether to end those that run. The `signal` is for workers
+                whose bodies are processes: here a coroutine is cancelled, and a process killed, whatever it says.
 
         Raises:
             TypeError: There are no ids in it.
@@ -50,7 +51,7 @@ class RevokedIds:
         return {"ok": f"terminate: {', '.join(ended) or 'tasks unknown'}"}
 
     def _keep(self, ids: Collection[str]) -> None:
-        kept = self._ids
+        kept = self.known
         for id_ in ids:
             kept.pop(id_, None)  # it is as new as the others
             kept[id_] = None

@@ -180,7 +180,7 @@ class Worker:
             self._on_gone,
             runtime.max_tasks,
             _batch_size(subscription, runtime.concurrency),
-            revoked,
+            revoked.known,
         )
         self._fetcher = Fetcher(
             subscription,
