@@ -231,21 +231,28 @@ class RabbitServer:
         self.evaluate('[rabbit_networking:close_connection(P, "test") || P <- rabbit_networking:connections()].')
 
     def wait_until_queues_last(self) -> None:
-        """Wait until the quorum queues that there are would survive a kill.
+        """Wait until the quorum queues and streams that there are would survive a kill.
 
-        The server notes in a file which there are half a second after the last was made. Of one that is not there it
-        has lost all that it has confirmed when it is killed, and the queue never gets a leader again (3.10.8).
+        The server notes in a file which quorum queues there are half a second after the last was made. Of one that is
+        not there it has lost all that it has confirmed when it is killed, and the queue never gets a leader again
+        (3.10.8). In another file it notes that there are streams, once for all of them, and loses what is not noted.
         """
-        assert self._data is not None, "it was not started"
-        file = self._data / "mnesia/rabbit@localhost/quorum/rabbit@localhost/names.dets"
         names = self.evaluate(
             "string:join([atom_to_list(element(1, amqqueue:get_pid(Q))) || Q <- rabbit_amqqueue:list(), "
             'amqqueue:get_type(Q) =:= rabbit_quorum_queue], "\n").'
         )
+        streams = self.evaluate("whereis(rabbit_stream_coordinator).") != "undefined"
+        self._wait_until_noted("quorum", names.strip('"[]').split("\\n"))
+        if streams:
+            self._wait_until_noted("coordination", ["rabbit_stream_coordinator"])
+
+    def _wait_until_noted(self, system: str, names: list[str]) -> None:
+        assert self._data is not None, "it was not started"
+        file = self._data / "mnesia/rabbit@localhost" / system / "rabbit@localhost/names.dets"
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             noted = file.read_bytes()
-            missing = [name for name in names.strip('"[]').split("\\n") if name.encode() not in noted]
+            missing = [name for name in names if name.encode() not in noted]
             if not missing and time.time() - file.stat().st_mtime > 1.0:
                 return
             time.sleep(0.05)

@@ -1,6 +1,6 @@
-"""Celery's remote control as messages (kombu's pidbox): commands read, answers made. No I/O."""
+"""Celery's remote control as messages (kombu's pidbox): commands and answers, made and read. No I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
@@ -11,6 +11,9 @@ EXCHANGE: Final = "celery.pidbox"
 REPLY_EXCHANGE: Final = "reply.celery.pidbox"
 """Direct, not durable: an answer goes to who has asked."""
 CONTENT_TYPE: Final = "application/json"
+PROPERTIES: Final = {"content_encoding": "utf-8"}
+OURS: Final = "aiotask"
+"""A header of answers: a worker of ours has sent it, not one of Celery's."""
 
 
 class _ReplyTo(msgspec.Struct):
@@ -49,6 +52,7 @@ class Answer(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_answer = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 
@@ -88,5 +92,28 @@ def make_answer(command: Command, node: str, reply: Any) -> Answer | None:
     if command.reply_to is None:
         return None
     exchange, routing_key = command.reply_to
-    headers = {"ticket": command.ticket, "clock": command.clock + 1}
+    headers = {"ticket": command.ticket, "clock": command.clock + 1, OURS: True}
     return Answer(exchange, routing_key, _encode({node: reply}), headers)
+
+
+def make_command(
+    method: str, arguments: Mapping[str, Any], destination: Sequence[str] | None, ticket: str, reply_queue: str
+) -> tuple[bytes, dict[str, Any]]:
+    """Return the body and the headers of a command that every worker hears, and that holds however late it is heard.
+
+    Answers go straight to a queue, by the exchange that has no name, which Celery's workers do not declare.
+    """
+    reply_to = {"exchange": "", "routing_key": reply_queue}
+    said = {"pattern": None, "matcher": None, "ticket": ticket, "reply_to": reply_to}
+    body = {"method": method, "arguments": arguments, "destination": destination, **said}
+    return _encode(body), {"clock": 0, "expires": 0}
+
+
+def read_answer(body: bytes, headers: Mapping[str, Any], ticket: str) -> dict[str, Any]:
+    """Return an answer to a ticket by the name of its node; nothing where it is none."""
+    if headers.get("ticket") != ticket:
+        return {}
+    try:
+        return _decode_answer(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}

@@ -33,8 +33,8 @@ class RevokedIds:
         """Carry out the command `revoke`, with Celery's arguments and answers.
 
         Args:
-            arguments: `task_id`, one or a list; `terminate`, whether to end those that run. A `signal` means nothing
-                here: no body has a process to itself that would live on.
+            arguments: `task_id`, one or a list; `terminate`, whether to end those that run. The `signal` is for workers
+                whose bodies are processes: here a coroutine is cancelled, and a process killed, whatever it says.
 
         Raises:
             TypeError: There are no ids in it.

@@ -184,7 +184,8 @@ class Runner:
             try:
                 value = await called
             except asyncio.CancelledError:
-                self._threads.abandon(called)
+                if request._execution.terminated:  # of a worker that ends nobody wants another thread
+                    self._threads.abandon(called)
                 raise
         # A plain wrapper around a coroutine function returns a coroutine, which is no result.
         return await value if inspect.iscoroutine(value) else value

@@ -5,6 +5,7 @@ import itertools
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,19 @@ async def test_nothing_is_left_when_a_question_was_answered(broker: SqliteBroker
     async with broker.answering("a@h", {"ping": lambda _: "pong"}):
         assert await broker.ask("ping", {}, destination=["a@h"], timeout=60) == {"a@h": "pong"}
     for table in ("nodes", "questions", "answers"):
-        assert await rows(broker, f"SELECT * FROM aiotask_{table}") == []
+        while await rows(broker, f"SELECT * FROM aiotask_{table}"):
+            await asyncio.sleep(0.01)
+
+
+async def test_node_leaves_at_once_when_the_file_is_locked(broker: SqliteBroker, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with closing(sqlite3.connect(tmp_path / "aiotask.db", isolation_level=None)) as other:
+        async with broker.answering("a@h", {"ping": lambda _: "pong"}):
+            other.execute("BEGIN IMMEDIATE")
+        assert time.monotonic() - begun < 4
+        other.execute("ROLLBACK")
+    while await rows(broker, "SELECT * FROM aiotask_nodes"):
+        await asyncio.sleep(0.01)
 
 
 async def test_nothing_is_left_when_who_asks_is_cancelled(broker: SqliteBroker) -> None:

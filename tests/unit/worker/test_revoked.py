@@ -16,7 +16,7 @@ class Runner:
         self.running = running
 
     def terminate(self, ids: Collection[str]) -> list[str]:
-        return [id_ for id_ in self.running if id_ in ids.known]
+        return [id_ for id_ in self.running if id_ in ids]
 
 
 @pytest.mark.parametrize("task_id", ["a", ["a"], ["a", "a"]])

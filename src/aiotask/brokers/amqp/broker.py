@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aiotask.brokers.amqp.admin import AmqpQueueAdmin
-from aiotask.brokers.amqp.errors import ERRORS, why_unconfirmed
+from aiotask.brokers.amqp.asking import ask
+from aiotask.brokers.amqp.errors import ERRORS, settling, why_unconfirmed
 from aiotask.brokers.amqp.names import Make
 from aiotask.brokers.amqp.packing import Packer
 from aiotask.brokers.amqp.remote import Remote
+from aiotask.brokers.amqp.revokes import write_revokes
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.brokers.amqp.subscription import AmqpSubscription
 from aiotask.brokers.amqp.topology import Topology
@@ -24,7 +26,7 @@ _SOONER: Final = 0.9
 
 
 class AmqpBroker(AmqpQueueAdmin):
-    """A `Broker`, `QueueAdmin`, `HeaderCarrier`, `Examinable` and `RemoteControlled` on an `AmqpLink`.
+    """A `Broker`, `QueueAdmin`, `HeaderCarrier`, `Examinable`, `Revoking` and `RemoteControlled` on an `AmqpLink`.
 
     Each of its subscriptions has a link of its own.
     """
@@ -167,9 +169,40 @@ class AmqpBroker(AmqpQueueAdmin):
         self._subscriptions.add(subscription)
         return subscription
 
+    async def revoke(self, ids: Sequence[str]) -> None:
+        """See `Revoking`. A subscription that is there learns of it when the server has told it.
+
+        Raises:
+            BrokerError: The user may not write to the stream, or the server has none; nothing was kept. Or it was not
+                confirmed in time: it may be kept all the same, or be so later.
+
+        Cost: one round trip; some more the first time.
+        """
+        self._must_be_open()
+        deadline = asyncio.get_running_loop().time() + _SOONER * self._publish_timeout_s
+        with settling(self.link):
+            await write_revokes(self._sender, ids, deadline)
+
     def answering(self, node: str, commands: Mapping[str, Answering]) -> Remote:
         """See `RemoteControlled`: Celery's remote control, such as `celery inspect ping`."""
         return Remote(self.link, node, commands)
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any], *, destination: Sequence[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        """See `RemoteControlled`. Celery's workers are asked, too.
+
+        How many of ours listen is known: their answers are all that is waited for, unless Celery's are named, or there
+        are none of ours.
+
+        Raises:
+            BrokerError: The server refuses, or the connection was lost while the answers came.
+
+        Cost: a channel, some round trips, and waiting.
+        """
+        self._must_be_open()
+        with settling(self.link):
+            return await ask(self._sender, command, arguments, destination, timeout)
 
     async def _prepared(self, batch: Sequence[Envelope], deadline: float) -> list[Message]:
         now = asyncio.get_running_loop().time

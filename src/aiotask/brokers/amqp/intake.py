@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -52,6 +52,7 @@ class Intake:
         topology: Topology,
         arrived: Callable[[Receipt], bool],
         lost: Callable[[AmqpChannel], None],
+        prepared: Callable[[], Awaitable[None]],
     ) -> None:
         """Wire it; nothing is opened.
 
@@ -60,11 +61,13 @@ class Intake:
             topology: Makes the queues.
             arrived: Looks at what has come; tells whether it is to be handed out.
             lost: Told of a channel that is gone, with all that it has delivered.
+            prepared: Returns when something may be taken, over a connection that is new.
         """
         self._link = link
         self._topology = topology
         self._arrived = arrived
         self._lost = lost
+        self._prepared = prepared
         self.queues: list[str] = []
         self.channel: AmqpChannel | None = None
         self.trouble: Exception | None = None
@@ -101,6 +104,7 @@ class Intake:
             await close_in_order(channel)
 
     async def _build(self) -> None:
+        await self._prepared()
         for queue in self.queues:
             await self._topology.ensure_consumed(queue)
         channel = await self._link.channel()

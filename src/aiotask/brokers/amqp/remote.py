@@ -1,4 +1,4 @@
-"""Answers Celery's remote control: a queue of this worker's own that hears every command."""
+"""Answers commands, in the format of Celery's remote control: a queue of this worker's own that hears every one."""
 
 import asyncio
 import logging
@@ -9,14 +9,24 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Message
+from aiotask.brokers.amqp.names import server_name
+from aiotask.connections.amqp import (
+    NOT_ENABLED,
+    AmqpChannel,
+    AmqpLink,
+    ChannelError,
+    LinkClosed,
+    LinkDown,
+    Message,
+)
 from aiotask.connections.backoff import Backoff
 from aiotask.protocols import Answering
-from aiotask.wire.pidbox import CONTENT_TYPE, EXCHANGE, REPLY_EXCHANGE, make_answer, read_command
+from aiotask.wire.pidbox import CONTENT_TYPE, EXCHANGE, PROPERTIES, REPLY_EXCHANGE, make_answer, read_command
 
 _ARGUMENTS: Final = {"x-expires": 10_000, "x-message-ttl": 300_000}
-_PROPERTIES: Final = {"content_encoding": "utf-8"}
 _ANSWER_WITHIN_S: Final = 5.0
+LISTENING: Final = f"aiotask.{EXCHANGE}"
+"""A queue that is always empty: its consumers are the nodes of ours that hear it, whatever their `key_prefix` is."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +45,7 @@ class Remote:
         self._link = link
         self._node = node
         self._commands = commands
-        self._queue = f"{node}.{os.urandom(4).hex()}.{EXCHANGE}"
+        self._queue = server_name(f"{node}.{os.urandom(4).hex()}.{EXCHANGE}")
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
@@ -50,32 +60,34 @@ class Remote:
 
     async def _keep(self) -> None:
         backoff = Backoff()
-        channel: AmqpChannel | None = None
-        try:
-            while True:
-                try:
-                    await self._link.wait_connected(3600.0)
-                    channel = await self._listen()
-                    backoff.reset()
-                    await asyncio.wait([channel.lost])
-                except ChannelError as error:
-                    _log.warning("Celery's remote control gets no answer here: %s", error)
-                    return
-                except (LinkDown, LinkClosed):
-                    pass
-                await backoff.pause()
-        finally:
-            if channel is not None:
-                await channel.close()
+        while True:
+            channel: AmqpChannel | None = None
+            try:
+                await self._link.wait_connected(3600.0)
+                channel = await self._link.channel(confirms=True)
+                await self._listen(channel)
+                backoff.reset()
+                await asyncio.wait([channel.lost])
+            except ChannelError as error:
+                if error.code == NOT_ENABLED:  # somebody else has asked for it over this connection
+                    continue
+                _log.warning("Celery's remote control gets no answer here, nor does app.control: %s", error)
+                return
+            except (LinkDown, LinkClosed):
+                pass
+            finally:
+                if channel is not None:
+                    await channel.close()
+            await backoff.pause()
 
-    async def _listen(self) -> AmqpChannel:
-        channel = await self._link.channel(confirms=True)
+    async def _listen(self, channel: AmqpChannel) -> None:
         await channel.declare_exchange(EXCHANGE, "fanout", durable=False)
         await channel.declare_exchange(REPLY_EXCHANGE, "direct", durable=False)
         await channel.declare_queue(self._queue, _ARGUMENTS, transient=True)
         await channel.bind_queue(self._queue, EXCHANGE, "")
         await channel.consume(self._queue, partial(self._hear, channel), self._queue, prefetch=100)
-        return channel
+        await channel.declare_queue(LISTENING)
+        await channel.consume(LISTENING, _nothing, "present", prefetch=100)
 
     async def _hear(self, channel: AmqpChannel, message: Any) -> None:
         channel.acknowledge([(message.tag, False)])
@@ -101,7 +113,11 @@ class Remote:
                 headers=answer.headers,
                 persistent=False,
                 mandatory=False,
-                properties=_PROPERTIES,
+                properties=PROPERTIES,
             )
             with suppress(ValueError):  # a name that is too long for AMQP: nobody can wait there
                 await channel.publish([sent], _ANSWER_WITHIN_S)
+
+
+def _nothing(_: Any) -> None:
+    """Nobody sends anything there."""

@@ -13,9 +13,11 @@ from aiotask.brokers.amqp.errors import ERRORS, LINK_ERRORS, settling
 from aiotask.brokers.amqp.holding import Holding
 from aiotask.brokers.amqp.intake import Intake
 from aiotask.brokers.amqp.keeper import AmqpLeaseKeeper
-from aiotask.brokers.amqp.names import Kind, Source, server_name
+from aiotask.brokers.amqp.moving import Mover
+from aiotask.brokers.amqp.names import Kind, server_name
 from aiotask.brokers.amqp.packing import SUSPECT_LOSSES, Facts, Receipt
 from aiotask.brokers.amqp.parked import Parked
+from aiotask.brokers.amqp.revokes import Revokes
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message
 from aiotask.exceptions import BrokerConnectionError
@@ -29,7 +31,6 @@ _LOOK_S: Final = 0.02
 _MOST_LOOKS: Final = 50
 _SETTLING_LOOKS: Final = 100
 _COMES_AGAIN_S: Final = 5.0
-_AGAIN_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +64,10 @@ class AmqpSubscription:
         self._max_losses = max_losses
         self._forget = forget
         self._holding = Holding()
-        self._intake = Intake(link, sender.topology, self._arrived, self._lost)
+        self._revokes = Revokes(link, sender)
+        self._intake = Intake(link, sender.topology, self._arrived, self._lost, self._revokes.caught_up)
         self._parked = Parked(link, sender.topology, self._lost)
-        self._moving: list[tuple[Receipt, Facts]] = []
-        self._mover: asyncio.Task[None] | None = None
+        self._mover = Mover(sender, self._acknowledge, lease)
         self._alone: Receipt | None = None
         """What was begun last of what nothing else may start beside."""
         self._receiving = 0
@@ -81,9 +82,11 @@ class AmqpSubscription:
         """Connect, and consume from now on; raises as the link does."""
         self._loop = asyncio.get_running_loop()
         await self.link.open()
+        self._revokes.open()
         try:
             await self._intake.open(queues)
         except BaseException:
+            await self._revokes.close()
             await self.link.close()
             raise
 
@@ -157,7 +160,7 @@ class AmqpSubscription:
         elif not self._came_again(receipt):
             return False
         if receipt.facts.losses >= SUSPECT_LOSSES and receipt.source.kind is not Kind.SUSPECTS:
-            self._move(receipt, receipt.facts)
+            self._mover.move([receipt])
             return False
         return True
 
@@ -176,48 +179,15 @@ class AmqpSubscription:
                 receipt.lost_again(-1)
         elif not receipt.counted:  # by a copy, since a classic queue does not count
             receipt.lost_again(1)
-            self._move(receipt, receipt.facts)
+            self._mover.move([receipt])
             return False
         return True
 
     def _lost(self, channel: AmqpChannel) -> None:
         self._holding.lose(channel, time.monotonic())
-        self._moving = [(receipt, facts) for receipt, facts in self._moving if receipt.channel is not channel]
+        self._mover.lose(channel)
 
-    # ---- handing on ----
-
-    def _move(self, receipt: Receipt, facts: Facts) -> None:
-        """Let a message that was not handed out go to where it belongs."""
-        self._moving.append((receipt, facts))
-        if self._mover is None:
-            self._mover = asyncio.get_running_loop().create_task(self._move_all(), name="aiotask AMQP hand-backs")
-
-    async def _move_all(self) -> None:
-        try:
-            while self._moving:
-                batch, self._moving = self._moving, []
-                copies = [self._copy_ahead(receipt, facts) for receipt, facts in batch]
-                try:
-                    await self._sender.send(copies, self._deadline())
-                except Unconfirmed as error:
-                    _log.warning("Could not hand on %d messages, trying again: %s", len(error.positions), error.why)
-                    again = set(error.positions)
-                    self._acknowledge([one for at, (one, _) in enumerate(batch) if at not in again])
-                    self._moving += [batch[at] for at in error.positions if batch[at][0].channel.usable]
-                    await asyncio.sleep(_AGAIN_S)
-                except LINK_ERRORS as error:
-                    _log.warning("Could not hand on %d messages, trying again: %s", len(batch), error)
-                    self._moving += [entry for entry in batch if entry[0].channel.usable]
-                    await asyncio.sleep(_AGAIN_S)
-                else:
-                    self._acknowledge([receipt for receipt, _ in batch])
-        finally:
-            self._mover = None
-
-    def _copy_ahead(self, receipt: Receipt, facts: Facts) -> Message:
-        """Return a copy that goes ahead of what waits; of what was lost more often, where it is taken alone."""
-        kind = Kind.SUSPECTS if facts.losses >= SUSPECT_LOSSES else Kind.RETURNED
-        return self._packer.copy(receipt, Source(receipt.source.queue, kind).name, facts)
+    # ---- giving back ----
 
     def _pause(self) -> None:
         """Give back what has come and nobody has asked for, unless somebody does now."""
@@ -234,7 +204,7 @@ class AmqpSubscription:
             return
         if self._sender.link.blocked:  # it takes nothing back either: whoever receives next gets it
             return
-        self._give_back(self._intake.take_all())
+        self._mover.move(self._intake.take_all())
 
     def _acknowledge(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
@@ -302,8 +272,7 @@ class AmqpSubscription:
             if alone is None or not alone.held:
                 break
             await asyncio.sleep(_LOOK_S)
-        if self._mover is not None:
-            await asyncio.wait([self._mover], timeout=self.link.command_timeout_s)
+        await self._mover.wait(self.link.command_timeout_s)
         with suppress(*LINK_ERRORS):
             await self._intake.flush()
 
@@ -311,6 +280,8 @@ class AmqpSubscription:
         receipt = start.delivery.receipt
         if not self._is_ours(receipt) or receipt.void_at is not None or receipt.channel.ended:
             return Verdict.LOST
+        if receipt.id in self._revokes.ids:
+            return Verdict.REVOKED
         facts: Facts = receipt.facts
         if not start.acks_late and facts.sure:
             return Verdict.STARTED_BEFORE
@@ -393,7 +364,7 @@ class AmqpSubscription:
             return self._packer.letter(receipt, name, settlement.reason, settlement.detail)
         more = msgspec.structs.replace(facts, count=facts.count + 1, sure=facts.sure + settlement.lost)
         if settlement.delay_s <= 0:
-            return self._copy_ahead(receipt, more)
+            return self._mover.copy_ahead(receipt, more)
         copy = self._packer.copy(receipt, server_name(queue), more)
         await self._sender.delay(copy, queue, settlement.delay_s)
         return copy
@@ -422,10 +393,10 @@ class AmqpSubscription:
             with settling(self.link):
                 await asyncio.shield(taking)
         except asyncio.CancelledError:
-            taking.add_done_callback(lambda _: self._give_back(taken))
+            taking.add_done_callback(lambda _: self._mover.move(taken))
             raise
         except BrokerConnectionError:
-            self._give_back(taken)
+            self._mover.move(taken)
             return []
         taken.sort(key=lambda receipt: (receipt.priority, receipt.facts.at))
         return self._hand_out(taken)
@@ -437,20 +408,16 @@ class AmqpSubscription:
                 taken.append(receipt)
             elif self._came_again(receipt):
                 if receipt.facts.losses:
-                    self._move(receipt, receipt.facts)
+                    self._mover.move([receipt])
                 else:
                     taken.append(receipt)
-
-    def _give_back(self, receipts: Sequence[Receipt]) -> None:
-        for receipt in receipts:
-            self._move(receipt, receipt.facts)
 
     # ---- coming and going ----
 
     async def set_queues(self, queues: Sequence[str]) -> None:
         """See `Subscription`."""
         with settling(self.link):
-            self._give_back(await self._intake.set_queues(queues))
+            self._mover.move(await self._intake.set_queues(queues))
 
     async def close(self) -> None:
         """See `Subscription`; a waiting `receive` returns `[]`.
@@ -475,21 +442,21 @@ class AmqpSubscription:
             try:
                 await self._intake.close()
                 await self._parked.close()
+                await self._revokes.close()
             finally:  # whoever is cancelled here leaves no connection behind
                 await self.link.close()
 
     async def _hand_back(self) -> None:
         await self._intake.pause()
-        self._give_back(self._intake.take_all())
-        if self._mover is not None:
-            await asyncio.wait([self._mover], timeout=self.link.command_timeout_s)
+        self._mover.move(self._intake.take_all())
+        await self._mover.wait(self.link.command_timeout_s)
         now = time.monotonic()
         held = [one for one in self._holding.out if self._holding.ours(one, now, self.lease) and one.void_at is None]
         copies = []
         for receipt in held:
             facts = receipt.facts
             more = msgspec.structs.replace(facts, count=facts.count + 1, sure=facts.sure + receipt.begun)
-            copies.append(self._copy_ahead(receipt, more))
+            copies.append(self._mover.copy_ahead(receipt, more))
         if copies:
             deadline = asyncio.get_running_loop().time() + self.link.command_timeout_s
             await self._sender.send(copies, deadline)

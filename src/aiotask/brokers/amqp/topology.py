@@ -74,6 +74,10 @@ class Topology:
         await self._source(source)
         return source.name
 
+    async def ensure_made(self, name: str, arguments: Mapping[str, Any]) -> bool:
+        """See to one of the server's queues that goes with no queue; tell whether it was made."""
+        return name not in self._known and await self._queue(name, arguments, None)
+
     async def ensure_line(self, queue: str, line: str) -> str:
         """See to a waiting line; return the server's name of it."""
         name = line_name(queue, line)

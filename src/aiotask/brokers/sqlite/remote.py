@@ -51,11 +51,12 @@ class Listener:
             _log.warning("%s can't be told that %s listens, trying again later: %s", self._link.path, self._node, error)
 
     async def __aexit__(self, *_: object) -> None:
-        """Listen no more."""
+        """Listen no more. That this is told in the file is not waited for: somebody may have locked it."""
         self._link.unobserve(self)
         self._link.remove_chore(self._keep)
-        with suppress(sqlite3.Error, FileRefused, LinkClosed):
-            await self._link.run(partial(questions.leave, listener=self._listener), durable=False)
+        with suppress(LinkClosed):
+            leaving = self._link.run(partial(questions.leave, listener=self._listener), durable=False)
+            leaving.add_done_callback(_see)
 
     def _keep(self, connection: sqlite3.Connection) -> bool:
         """Let it be known, for a while, that it listens. A step, and a chore of the storage thread."""
@@ -127,6 +128,6 @@ def _end(link: SqliteLink, asked: questions.Asked) -> "asyncio.Future[dict[str, 
     return ended
 
 
-def _see(ended: "asyncio.Future[dict[str, bytes]]") -> None:
+def _see(ended: "asyncio.Future[Any]") -> None:
     if not ended.cancelled():
         ended.exception()

@@ -4,6 +4,7 @@ import logging
 
 from aiotask.connections.amqp.channel import AmqpChannel, NotRouted, NotTaken, QueueState
 from aiotask.connections.amqp.errors import (
+    NOT_ENABLED,
     ChannelError,
     LinkClosed,
     LinkDown,
@@ -16,6 +17,7 @@ from aiotask.connections.amqp.link import AmqpLink
 from aiotask.connections.amqp.received import Received
 
 __all__ = [
+    "NOT_ENABLED",
     "AmqpChannel",
     "AmqpLink",
     "ChannelError",

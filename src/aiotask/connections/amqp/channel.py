@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiormq.exceptions import AMQPError, ChannelClosed
 
-from aiotask.connections.amqp.errors import ChannelError, LinkDown
+from aiotask.connections.amqp.errors import NOT_ENABLED, ChannelError, LinkDown
 from aiotask.connections.amqp.frames import Message, ack_frames, publish_frames
 from aiotask.connections.amqp.received import Inbox, Received
 from aiotask.connections.amqp.wire import Wire
@@ -131,7 +131,7 @@ class AmqpChannel:
             return ChannelError(str(error.args[-1]), error.args[0])
         said = f": {error}" if error is not None and str(error) else ""
         if _DISABLED in said:  # it closes the connection; to try again would be refused again
-            return ChannelError(str(error), 541)
+            return ChannelError(str(error), NOT_ENABLED)
         return LinkDown(f"The connection to RabbitMQ {self._place} was lost{said}.", sent=True)
 
     # ---- publishing ----
@@ -236,10 +236,19 @@ class AmqpChannel:
         self._write_acks()
         await self.ask()
 
-    async def consume(self, queue: str, take: Consume, tag: str, *, prefetch: int, exclusive: bool = False) -> None:
+    async def consume(
+        self,
+        queue: str,
+        take: Consume,
+        tag: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         """Begin to consume: `take` is called for each message. `exclusive` is refused (403) to all but one.
 
-        A coroutine that it returns becomes a task.
+        A coroutine that it returns becomes a task. `arguments` say where in a stream to begin, say.
 
         Raises:
             ChannelError, LinkDown: It can't be.
@@ -251,7 +260,14 @@ class AmqpChannel:
             self._prefetch = prefetch
         self._inbox.consumers[tag.encode()] = partial(self._hand, take)
         await self._asked(
-            self._channel.basic_consume(queue, _nobody, consumer_tag=tag, exclusive=exclusive, timeout=self._timeout_s)
+            self._channel.basic_consume(
+                queue,
+                _nobody,
+                consumer_tag=tag,
+                exclusive=exclusive,
+                arguments=dict(arguments or {}),
+                timeout=self._timeout_s,
+            )
         )
 
     def _hand(self, take: Consume, message: Received) -> None:
@@ -372,7 +388,7 @@ class AmqpChannel:
         except (AMQPError, OSError, RuntimeError) as error:
             raise (self.lost.result() if self.lost.done() else self._translated(error)) from error
         except asyncio.CancelledError as error:
-            if not asking.cancelled() or _is_cancelled():
+            if not asking.cancelled() or is_cancelled():
                 raise
             # The driver ends what waits on a channel that is closed by cancelling it.
             raise (self.lost.result() if self.lost.done() else self._translated(None)) from error
@@ -387,7 +403,7 @@ async def _nobody(_: object) -> None:
     """Stands where the driver has who takes its messages: they do not come to it."""
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Tell whether the running task is to end: an event loop that ends cancels what it waits for, too."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+NOT_ENABLED: Final = 541
+"""The code of what a server can do and was not told to. It ends the connection, with all its channels."""
 
 
 class LinkClosed(Exception):  # noqa: N818 - says what the link is
@@ -60,7 +63,8 @@ _WHAT_TO_DO = {
     403: "Give the user the permission: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ.",
     405: "Another program uses it alone (exclusive); use another name.",
     406: "Another program has made it otherwise; delete it, use another name, or set up as that program does.",
-    541: "Delays and the list of queues need quorum queues. Enable them: rabbitmqctl enable_feature_flag all.",
+    NOT_ENABLED: "Delays and the list of queues need quorum queues, revokes need streams. Enable them: rabbitmqctl "
+    "enable_feature_flag all.",
 }
 
 

@@ -11,7 +11,7 @@ import aio_pika
 from aiormq.exceptions import AMQPError
 
 from aiotask.connections.amqp.address import read_url
-from aiotask.connections.amqp.channel import AmqpChannel
+from aiotask.connections.amqp.channel import AmqpChannel, is_cancelled
 from aiotask.connections.amqp.errors import LinkClosed, LinkDown, ServerRefused, Translation, translating
 from aiotask.connections.amqp.refusals import check_server, refused
 from aiotask.connections.amqp.wire import Wire, WireFactory
@@ -181,6 +181,11 @@ class AmqpLink:
                 under = await connection.transport.connection.channel(publisher_confirms=confirms)
         except (AMQPError, OSError, RuntimeError, TimeoutError, aio_pika.exceptions.AMQPException) as error:
             raise LinkDown(f"RabbitMQ {self.place} opens no channel ({error!r}).", sent=False) from error
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            # The driver ends what waits on a connection that is lost by cancelling it.
+            raise LinkDown(f"The connection to RabbitMQ {self.place} was lost.", sent=False) from error
         wire: Wire = connection.kwargs["transport_factory"].wire
         return AmqpChannel(under, wire, timeout=self.command_timeout_s, place=self.place)
 
