@@ -260,7 +260,7 @@ async def test_one_statement_more_is_executed_when_anything_was_ever_revoked(
     async def cost() -> int:
         await broker.publish([Envelope(new_id(), "q", b"", "x") for _ in range(50)])
         taken = await consumer.receive(50, 5)
-        seen = await statements(broker)
+        seen = await traced(broker.link)
         assert await consumer.begin([Start(delivery) for delivery in taken]) == [Verdict.RUN] * 50
         return len([statement for statement in seen if "aiotask_" in statement])
 
