@@ -1,134 +1,16 @@
-"""What of the received messages may start, and when; what can't is refused with its reason, and harms nothing else."""
+"""What of the received messages may start, and when."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import msgspec
 import pytest
+from tests.unit.worker.admission.stage import Stage
 
-from aiotask import AioTask, ContentDisallowed, DecodeError, NotRegistered, WorkerLost
+from aiotask import WorkerLost
 from aiotask.exceptions import BrokerError
-from aiotask.message import Delivery, Start, TaskMessage, Verdict
-from aiotask.outcome import Expired, Failed, HandedBack, Outcome, Parked, Revoked
-from aiotask.worker.admission import Admission
-from aiotask.worker.execution import Execution
-from aiotask.worker.lines import Lines
-from aiotask.worker.slots import Slots
+from aiotask.message import Verdict
+from aiotask.outcome import Expired, Failed, HandedBack, Parked, Revoked
 from aiotask.worker.suspects import SOLITUDE_S
-
-
-class Judge:
-    """A subscription's `begin`: RUN but for the ids in `verdicts`; waits for `open`."""
-
-    def __init__(self) -> None:
-        self.begun: list[list[Start]] = []
-        self.verdicts: dict[str, Verdict] = {}
-        self.failure: BrokerError | None = None
-        self.open = asyncio.Event()
-        self.open.set()
-
-    async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
-        self.begun.append(list(batch))
-        await self.open.wait()
-        if self.failure is not None:
-            raise self.failure
-        return [self.verdicts.get(start.delivery.id, Verdict.RUN) for start in batch]
-
-    @property
-    def batches(self) -> list[list[str]]:
-        return [[start.delivery.id for start in batch] for batch in self.begun]
-
-
-class Stage:
-    """An admission whose neighbours the test plays."""
-
-    def __init__(self, limit: int = 3, budget: int | None = None, at_once: int | None = None, **settings: Any) -> None:
-        self.app = AioTask("proj", broker="memory://", **settings)
-
-        @self.app.task(name="proj.add")
-        async def add(x: int, y: int) -> int:
-            return x + y
-
-        @self.app.task(name="proj.late", acks_late=True)
-        async def late(*args: Any) -> None: ...
-
-        @self.app.task(name="proj.pair", concurrency=2)
-        async def pair(x: int, y: int) -> None: ...
-
-        self.judge = Judge()
-        self.revoked: set[str] = set()
-        self.slots = Slots(limit)
-        self.started: list[Execution] = []
-        self.concluded: list[tuple[Execution, Outcome]] = []
-        self.forgotten: list[Execution] = []
-        judge: Any = self.judge
-        self.lines = Lines(self.app.tasks, judge, self.offer_parked)
-        self.lines._waiting.clear()  # as after its first look
-        self.admission = Admission(
-            self.app,
-            judge,
-            self.slots,
-            self.lines,
-            self.started.append,
-            lambda execution, outcome: self.concluded.append((execution, outcome)),
-            self.forgotten.append,
-            budget,
-            at_once,
-            self.revoked,
-        )
-        self.running = asyncio.create_task(self.admission.run())
-
-    def delivery(self, id_: str, task: str = "proj.add", payload: bytes = b"[[1,2],{}]", **fields: Any) -> Delivery:
-        body = self.app.codec.encode(TaskMessage(task, id_, payload))
-        defaults = {"queue": "mail", "body": body, "content_type": self.app.codec.content_type, "priority": 5}
-        return Delivery(id_, receipt=id_, **{**defaults, **fields})
-
-    def offer_parked(self, deliveries: list[Delivery]) -> None:
-        self.admission.offer(deliveries)
-
-    def suspect(self, id_: str, losses: int) -> Delivery:
-        return self.delivery(id_, "proj.late", losses=losses)
-
-    def offer(self, *deliveries: Delivery) -> None:
-        self.admission.offer(list(deliveries))
-
-    async def settle(self) -> None:
-        """Let the stage do all that it can do now."""
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-    @property
-    def started_ids(self) -> list[str]:
-        return [execution.delivery.id for execution in self.started]
-
-    def refused(self) -> Failed:
-        """Return the one refusal; its message is a dead letter."""
-        [(_, outcome)] = self.concluded
-        assert isinstance(outcome, Failed)
-        assert outcome.dead
-        assert self.judge.begun == []
-        return outcome
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Callable[..., Stage]]:
-    made: list[Stage] = []
-
-    def make(*args: Any, **options: Any) -> Stage:
-        made.append(Stage(*args, **options))
-        return made[-1]
-
-    yield make
-    for stage in made:
-        stage.running.cancel()
-        [ended] = await asyncio.gather(stage.running, return_exceptions=True)
-        assert ended is None or isinstance(ended, asyncio.CancelledError)
-
-
-@pytest.fixture
-async def stage(make: Callable[..., Stage]) -> Stage:
-    return make()
 
 
 async def test_batch_is_begun_in_one_step_and_started_in_its_order(stage: Stage) -> None:
@@ -455,69 +337,6 @@ async def test_begun_message_does_not_start_when_closed_meanwhile(stage: Stage) 
 
 
 # What can't be read
-
-
-async def test_unknown_task_is_refused_with_the_nearest_name(stage: Stage) -> None:
-    stage.offer(stage.delivery("a", "proj.ad"))
-    exc = stage.refused().exc
-    assert isinstance(exc, NotRegistered)
-    assert str(exc) == (
-        "No task 'proj.ad' is registered. Did you mean 'proj.add'? Does the worker import the module that defines it?"
-    )
-
-
-@pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/json", ""])
-async def test_content_type_is_refused_before_anything_is_decoded(stage: Stage, content_type: str) -> None:
-    stage.offer(stage.delivery("a", content_type=content_type, body=b"\x80\x04cos\nsystem\n."))
-    exc = stage.refused().exc
-    assert isinstance(exc, ContentDisallowed)
-    assert repr(content_type) in str(exc)
-
-
-async def test_payload_is_refused_when_its_content_type_is_not_accepted(stage: Stage) -> None:
-    body = stage.app.codec.encode(TaskMessage("proj.add", "a", b"\x80", content_type="application/x-yaml"))
-    stage.offer(stage.delivery("a", body=body))
-    assert isinstance(stage.refused().exc, ContentDisallowed)
-
-
-async def test_message_is_refused_when_it_is_larger_than_allowed(make: Callable[..., Stage]) -> None:
-    stage = make(message_max_bytes=100)
-    stage.offer(stage.delivery("a", payload=b'[["' + b"x" * 200 + b'"],{}]'))
-    exc = stage.refused().exc
-    assert isinstance(exc, DecodeError)
-    assert "more than message_max_bytes (100)" in str(exc)
-
-
-@pytest.mark.parametrize("body", [b"", b"garbage", b"\x91" * 10_000, msgspec.msgpack.encode(["t"])])
-async def test_body_is_refused_when_it_is_no_message(stage: Stage, body: bytes) -> None:
-    stage.offer(stage.delivery("a", body=body))
-    assert isinstance(stage.refused().exc, DecodeError)
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"[1",
-        b"5",
-        b"[]",
-        b"[[],{},3]",
-        b'[{"a":1},[]]',
-        b"[[],null]",
-        b"[" * 10_000,
-        b'[[{"__type__":"bytes","__value__":5}],{}]',
-        b'[[{"__type__":"uuid","__value__":{"hex":5}}],{}]',
-        b'[{"__type__":"datetime","__value__":"2026-03-01"},{}]',
-    ],
-)
-async def test_payload_is_refused_when_it_is_no_pair_of_arguments(stage: Stage, payload: bytes) -> None:
-    stage.offer(stage.delivery("a", payload=payload), stage.delivery("b"))
-    await stage.settle()
-    [(execution, outcome)] = stage.concluded
-    assert isinstance(outcome, Failed)
-    assert isinstance(outcome.exc, DecodeError)
-    assert execution.name == "proj.add"
-    assert stage.started_ids == ["b"]
 
 
 async def test_next_batch_is_begun_before_the_last_one_runs_when_only_so_many_are_begun_at_once(
