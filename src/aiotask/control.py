@@ -57,8 +57,8 @@ class Control:
             task_id: Of the task, or the ids of several.
             terminate: True ends those that run, whose state is REVOKED then: a coroutine is cancelled, a process
                 killed, and a thread, which can't be ended, is left to itself.
-            destination: Names of the nodes to tell at once, and to wait for; None for all. The others know it as well
-                when they meet a message, and terminate nothing.
+            destination: Names of the nodes to tell at once, and to wait for; None for all, an empty list for none. The
+                others know it as well when they meet a message, and terminate nothing.
             timeout: Most seconds to wait for the answers of the workers.
 
         Returns:
@@ -72,6 +72,8 @@ class Control:
         ids = [checked_text("task_id", id_) for id_ in ([task_id] if isinstance(task_id, str) else task_id)]
         if isinstance(destination, str):
             raise TypeError(f"destination is {destination!r:.80}; it takes a list of node names.")
+        if not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout is {timeout!r:.80}; it takes seconds as a number.")
         if not ids:
             return {}
         await self._app.connect()
@@ -79,6 +81,8 @@ class Control:
         if not isinstance(broker, Revoking) or not isinstance(broker, RemoteControlled):
             raise BrokerError(f"{type(broker).__name__} can't revoke: it keeps no revokes, or reaches no workers.")
         await broker.revoke(ids)
+        if destination is not None and not destination:
+            return {}
         # As Celery's workers understand it, which may be among them.
         arguments = {"task_id": ids, "terminate": terminate, "signal": "SIGTERM"}
         return await broker.ask("revoke", arguments, destination=destination, timeout=timeout)

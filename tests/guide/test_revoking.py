@@ -415,9 +415,12 @@ async def test_revoke_holds_everywhere_when_others_are_named(app: AioTask) -> No
         started.append(1)
 
     result = await run.delay()
+    other = await run.delay()
     assert await app.control.revoke(result.id, destination=["nobody@here"], timeout=0.1) == {}
+    assert await app.control.revoke(other.id, destination=[]) == {}
     async with app.worker():
         assert await reason_of(result) == "revoked"
+        assert await reason_of(other) == "revoked"
     assert started == []
 
 
@@ -454,6 +457,8 @@ async def test_call_says_what_is_wrong_when_it_is_no_id_or_no_list(app: AioTask)
         await app.control.revoke("a", destination="worker@host")
     with pytest.raises(TypeError, match="task_id is 7"):
         await app.control.revoke([7])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="timeout"):
+        await app.control.revoke("a", timeout=None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="task_id"):
         await app.control.revoke("")
     assert await app.control.revoke([]) == {}
