@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +304,16 @@ async def test_rpc_needs_rabbitmq(broker: str, tmp_path: Path, monkeypatch: pyte
         await app.send_task("ours.add", (1, 2))
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """What is in a circle stays until it ends, as it may for a while in any program."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.filterwarnings("ignore")  # what a loop that is closed too early leaves behind complains
+@pytest.mark.usefixtures("no_collection")
 def test_results_come_on_the_next_loop_when_one_was_left_open(rabbit_url: str) -> None:
     app = AioTask("ours", broker=rabbit_url)
 

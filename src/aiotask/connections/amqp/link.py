@@ -94,6 +94,12 @@ class AmqpLink:
         """When the server is known to have been there last."""
         self._observers: list[Observer] = []
 
+    def _leave_loop(self) -> None:
+        """Leave a loop that is closed. The server would go on giving messages to whoever was there."""
+        if self._connection is not None:
+            self._wire(self._connection).hang_up()
+        self._forget_loop()
+
     @property
     def connected(self) -> bool:
         """False from the moment the connection is known to be down until it is up again."""
@@ -117,7 +123,7 @@ class AmqpLink:
                     f"The link to RabbitMQ {self.place} is open on another event loop. Close it there first."
                 )
             self._users = 0
-            self._forget_loop()
+            self._leave_loop()
             self._loop = running
         self._users += 1
         try:
@@ -135,7 +141,7 @@ class AmqpLink:
         if self._users:
             return
         if self._loop is not asyncio.get_running_loop():  # that loop is gone, and all that was on it
-            self._forget_loop()
+            self._leave_loop()
             return
         closing = self._loop.create_task(self._close(), name=f"aiotask link to {self.place} closes")
         self._closing.add(closing)
@@ -186,8 +192,12 @@ class AmqpLink:
                 raise
             # The driver ends what waits on a connection that is lost by cancelling it.
             raise LinkDown(f"The connection to RabbitMQ {self.place} was lost.", sent=False) from error
+        return AmqpChannel(under, self._wire(connection), timeout=self.command_timeout_s, place=self.place)
+
+    @staticmethod
+    def _wire(connection: Any) -> Wire:
         wire: Wire = connection.kwargs["transport_factory"].wire
-        return AmqpChannel(under, wire, timeout=self.command_timeout_s, place=self.place)
+        return wire
 
     def translating(self, translation: Translation) -> AbstractContextManager[None]:
         """Raise the adapter's errors for those of the link."""

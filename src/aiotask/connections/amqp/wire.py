@@ -4,7 +4,9 @@ The driver reads and writes through it as through any other stream.
 """
 
 import asyncio
+import socket
 import struct
+from contextlib import suppress
 from typing import Any, Final
 
 from aiormq.connection import TransportFactory
@@ -121,6 +123,13 @@ class Wire(asyncio.StreamReader):
             OSError: The connection was lost.
         """
         await self.writer.drain()
+
+    def hang_up(self) -> None:
+        """Let the server know that nobody is here any more, where the event loop is closed that would do so."""
+        connected = self.writer.get_extra_info("socket")
+        if connected is not None:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
 
 class WireFactory(TransportFactory):
