@@ -58,7 +58,8 @@ class OwnAdapter(Peer):
         return handle.id
 
     def waiting(self, server: Any) -> int:
-        return server.waiting("aiotask.queues")  # what lies there is the list of all queues
+        # What lies there is the list of all queues, and what was revoked.
+        return server.waiting("aiotask.queues", "aiotask.revokes")
 
     async def results(self, handles: Sequence[AsyncResult[int]]) -> list[int]:
         found = await self.app.backend.fetch([handle.id for handle in handles])
