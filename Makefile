@@ -43,7 +43,7 @@ lint: $(VENV)/.installed-dev
 
 # By files: each has servers and runs of its own, which are started once then.
 tests: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
 
 faults: $(VENV)/.installed-dev servers
 	$(BIN)/pytest -s tests/faults
