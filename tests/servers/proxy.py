@@ -17,6 +17,7 @@ Direction = Literal["to_server", "to_client"]
 PATIENCE_S = 10.0
 _NOT_REDIS = (b"\x16", b"AMQP", b"\x01")
 """What TLS begins with, and AMQP to the server and back."""
+_TURNS = 5
 _REPLY_WITHIN_S = 0.5
 """A command that was to be carried out before a cut, and blocks, is taken for carried out after so long."""
 
@@ -270,6 +271,8 @@ class FaultProxy:
 
     async def _end(self) -> None:
         await self._refuse()
+        for _ in range(_TURNS):  # what was accepted just now becomes a pair, or nobody would close it
+            await asyncio.sleep(0)
         for pair in tuple(self.pairs):
             pair.reset()
         self.thawed.set()
