@@ -30,7 +30,8 @@ _GATHER_S: Final = 0.001
 _LOOK_S: Final = 0.02
 _MOST_LOOKS: Final = 50
 _SETTLING_LOOKS: Final = 100
-_COMES_AGAIN_S: Final = 5.0
+_COMES_AGAIN_S: Final = 1.0
+"""What the server gives back comes at once, to whoever consumes; until it is known to whom, nothing new is taken."""
 
 _log = logging.getLogger(__name__)
 
