@@ -163,13 +163,6 @@ BROKERS: dict[str, Callable[[Path], BrokerHarness]] = {
 }
 LACKS = {"amqp": ALL_AMQP_LACKS, "amqp-priorities": AMQP_PRIORITIES_LACK}
 """What those that are not among them lack is nothing."""
-CLASSES: dict[str, type] = {
-    "memory": MemoryBroker,
-    "sqlite": SqliteBroker,
-    "redis": RedisBroker,
-    "amqp": AmqpBroker,
-    "amqp-priorities": AmqpBroker,
-}
 FUSED = ("memory", "sqlite", "redis")
 BACKENDS: dict[str, Callable[[Path], BackendHarness]] = {
     "memory": lambda _: memory_backend_harness(),

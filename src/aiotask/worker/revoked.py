@@ -1,10 +1,11 @@
 """What this worker was told to revoke: kept for what comes, and ended where it runs. Asked by admission."""
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final
 
+from aiotask.newest import keep_newest
 from aiotask.showing import shown
 
 KEPT: Final = 50_000
@@ -27,7 +28,7 @@ class RevokedIds:
             terminate: Ends the executions of these ids; returns those that it has found.
         """
         self._terminate = terminate
-        self.known: dict[str, None] = {}
+        self.known: OrderedDict[str, None] = OrderedDict()
 
     def revoke(self, arguments: Mapping[str, Any]) -> dict[str, str]:
         """Carry out the command `revoke`, with Celery's arguments and answers.
@@ -43,17 +44,9 @@ class RevokedIds:
         ids = {given} if isinstance(given, str) else set(given)
         if not all(isinstance(id_, str) for id_ in ids):
             raise TypeError("task_id takes texts.")
-        self._keep(ids)
+        keep_newest(self.known, ids, KEPT)
         if not arguments.get("terminate"):
             logger.info("Tasks flagged as revoked: %s", shown(", ".join(sorted(ids))))
             return {"ok": f"tasks {ids} flagged as revoked"}
         ended = self._terminate(ids)
         return {"ok": f"terminate: {', '.join(ended) or 'tasks unknown'}"}
-
-    def _keep(self, ids: Collection[str]) -> None:
-        kept = self.known
-        for id_ in ids:
-            kept.pop(id_, None)  # it is as new as the others
-            kept[id_] = None
-        for id_ in list(islice(kept, max(0, len(kept) - KEPT))):
-            del kept[id_]

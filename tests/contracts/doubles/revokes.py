@@ -17,6 +17,7 @@ class Exempting(MemorySubscription):
     """Lets some of what is revoked run."""
 
     def exempts(self, delivery: Delivery) -> bool:
+        """Tell whether it is to run; each double below says so itself."""
         raise NotImplementedError
 
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:

@@ -30,6 +30,7 @@ from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
 from aiotask.exceptions import BrokerError
 from aiotask.message import REVOKED_KEPT
+from aiotask.newest import keep_newest
 
 ARGUMENTS: Final = {
     "x-queue-type": "stream",
@@ -257,8 +258,4 @@ class Revokes:
         except msgspec.DecodeError:
             _log.warning("What another program has written to the stream %r is no list of task ids.", self._name)
             return
-        for id_ in ids:
-            self.ids[id_] = None
-            self.ids.move_to_end(id_)
-        while len(self.ids) > REVOKED_KEPT:
-            self.ids.popitem(last=False)
+        keep_newest(self.ids, ids, REVOKED_KEPT)

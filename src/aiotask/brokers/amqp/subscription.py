@@ -306,7 +306,7 @@ class AmqpSubscription:
         """See `Subscription`. What is to be stored is confirmed before anything is acknowledged.
 
         While the connection is down that delivered a message, its settlement waits for the message to come again, here
-        or to another, for as long as a lease, and for some seconds once the connection is there again.
+        or to another, for as long as a lease, and for a second once the connection is there again.
 
         Raises:
             BrokerError: Something could not be stored; nothing that is not stored was acknowledged. Try again.

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from aiotask.message import (
     Envelope,
     Settlement,
 )
+from aiotask.newest import keep_newest
 
 SCAN_MOST_S: Final = 5.0
 """Longest time between two looks for lapsed leases; a quarter of the lease when that is shorter."""
@@ -130,7 +131,7 @@ class MessageStore:
         """A heap over all queues: due time, order of arrival."""
         self.dead: list[DeadLetter] = []
         """The newest last."""
-        self.revoked: dict[str, None] = {}
+        self.revoked: OrderedDict[str, None] = OrderedDict()
         """The task ids that must not start, the newest last."""
         self.holdings: set[Holding] = set()
         """Those that hold something."""
@@ -324,12 +325,7 @@ class MessageStore:
 
     def revoke(self, ids: Sequence[str]) -> None:
         """Keep `ids` as revoked; of all, the newest."""
-        revoked = self.revoked
-        for id_ in ids:
-            revoked.pop(id_, None)  # it is as new as the others
-            revoked[id_] = None
-        for id_ in list(itertools.islice(revoked, max(0, len(revoked) - REVOKED_KEPT))):
-            del revoked[id_]
+        keep_newest(self.revoked, ids, REVOKED_KEPT)
 
     def consumed(self) -> list[str]:
         """Return the name of each queue as often as somebody takes from it. One whose loop is closed is nobody."""
