@@ -77,7 +77,6 @@ class Settler:
         self._finishes: list[Finish] = []
         self._in_flight = 0
         self._flushing: asyncio.Task[None] | None = None
-        self._scheduled = False
         self._pause: asyncio.Future[None] | None = None
         self.handed_back = 0
         """How many executions were left to another worker: begun, and not ended as a failure."""
@@ -117,15 +116,12 @@ class Settler:
 
     def all_written(self) -> bool:
         """Tell whether everything that was taken is written."""
-        return not self._scheduled
+        return self._flushing is None
 
     async def drain(self) -> None:
         """Wait until everything is written."""
-        while self._scheduled:
-            if self._flushing is None:
-                await asyncio.sleep(0)
-            else:
-                await asyncio.wait([self._flushing])
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
 
     def _backend_of(self, execution: Execution) -> ResultBackend:
         task = execution.task
@@ -158,12 +154,8 @@ class Settler:
         return backend.encode(meta, self._expires)
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._start, context=self._context)
-
-    def _start(self) -> None:
-        self._flushing = self._loop.create_task(self._flush())
+        if self._flushing is None:  # it begins in the next turn of the loop, with all that comes in this one
+            self._flushing = self._loop.create_task(self._flush(), context=self._context)
 
     async def _flush(self) -> None:
         try:
@@ -181,7 +173,6 @@ class Settler:
             self._failed(error)
         finally:
             self._flushing = None
-            self._scheduled = False
 
     async def _write(self, stores: list[tuple[ResultBackend, list[Any]]], finishes: list[Finish]) -> None:
         """Write until it is written: updates first, since a final state is the last thing that is said of a task.
