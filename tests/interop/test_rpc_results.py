@@ -127,6 +127,20 @@ async def test_many_results_come_whatever_the_prefetch(connect: Connect) -> None
         await final(caller, id_)
 
 
+@pytest.mark.parametrize("count", [1, 300])
+async def test_what_has_come_is_off_the_server_once_the_caller_has_closed(connect: Connect, count: int) -> None:
+    """It is acknowledged by and by, and at the latest then."""
+    caller, worker = await connect(), await connect()
+    ids = [f"id-{number}" for number in range(count)]
+    caller.expect(ids)
+    await send(worker, caller.reply_to, *(TaskMeta(id=id_, state=SUCCESS) for id_ in ids))
+    await final(caller, ids[-1])
+    await caller.close()
+    channel = await worker.link.channel()
+    assert (await channel.declare_queue(caller.reply_to, passive=True)).ready == 0
+    await channel.close()
+
+
 async def test_results_come_after_the_connection_was_lost(connect: Connect, shared_rabbit: RabbitServer) -> None:
     caller, worker = await connect(), await connect()
     caller.expect(["before", "after"])
