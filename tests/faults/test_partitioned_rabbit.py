@@ -91,6 +91,49 @@ async def test_others_get_what_a_worker_had_whose_link_was_half_open(
     await scene.drained()
 
 
+@pytest.mark.parametrize(
+    ("way", "heartbeat_s", "lost"),
+    [
+        pytest.param("to the server", 60, 0, id="to the server"),
+        pytest.param("from the server", 60, 2, id="from the server"),
+        pytest.param("to the server", HEARTBEAT_S, 0, id="server hangs up", marks=pytest.mark.long),
+        pytest.param("from the server", HEARTBEAT_S, 0, id="server is asked", marks=pytest.mark.long),
+        pytest.param("both ways", 60, 0, id="both ways", marks=pytest.mark.long),
+    ],
+)
+async def test_nothing_starts_twice_when_a_link_is_half_open_as_acknowledgements_go_out(
+    scene: Scene, store: RabbitStore, proxies: Callable[[], FaultProxy], way: str, heartbeat_s: int, lost: int
+) -> None:
+    """What begins does so when the server has said that it has had that: it may have, and nobody hears of it."""
+    proxy = proxies()
+    early = {"task_acks_late": False, "worker_prefetch_multiplier": 3, **LINK}
+    cut_off = await scene.worker("-c", "2", broker_url=through(store, proxy, heartbeat=str(heartbeat_s)), **early)
+    running = await scene.send("nap", 1.0, times=2)
+    await until(lambda: len(scene.record.starts()) == 2, "two have started")
+    waiting = await scene.send("nap", 0, times=4)
+    await asyncio.sleep(0.2)  # they have come
+    proxy.black_hole(*WAYS[way])  # type: ignore[arg-type]
+    other = await scene.worker("-c", "2", **early)
+    await until(lambda: "don't start here" in cut_off.said, "it has noticed")
+    await until(lambda: "Lost the connection" in cut_off.said, "it has noticed that, too")
+    proxy.heal()
+    await until(lambda: "again after" in cut_off.said, "it has connected again")
+    await scene.all_done(running)
+    await scene.drained()
+    began = {event.task_id for event in scene.record.starts()}
+    await scene.all_done(began)
+    await scene.tell(f"half-open {way} as two begin, heartbeat {heartbeat_s} s, acks early", begun=2)
+
+    assert scene.record.started_twice() == 0  # D 0
+    assert len(set(waiting) - began) == lost  # L <= E
+    outcomes = await scene.outcomes()
+    assert set(outcomes) == began
+    assert {meta.state for meta in outcomes.values()} == {SUCCESS}
+    assert {event.pid for id_ in waiting for event in scene.record.starts(id_)} == {other.pid}
+    assert await scene.dead() == {}
+    assert [worker.code for worker in (cut_off, other)] == [None, None]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("way", WAYS)

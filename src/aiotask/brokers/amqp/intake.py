@@ -227,14 +227,21 @@ class Intake:
                 return
             await self.changed.wait(_SUSPECT_LOOK_S)
 
-    async def pause(self) -> None:
-        """Let no more messages come; those that were on their way have come when this returns."""
+    async def pause(self) -> bool:
+        """Let no more messages come; those that were on their way have come when this returns.
+
+        Returns:
+            False when the server has not said so.
+        """
         async with self._busy:
             channel, consumers, self._consumers = self.channel, self._consumers, {}
             if channel is not None:
-                with suppress(LinkDown, ChannelError):
+                try:
                     for consumer in consumers.values():
                         await channel.cancel(consumer.tag)
+                except (LinkDown, ChannelError):
+                    return False
+            return True
 
     async def flush(self) -> None:
         """Wait until the server has had all acknowledgements of its deliveries."""

@@ -22,6 +22,7 @@ from aiotask.brokers.amqp.sender import Sender, Unconfirmed
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message
 from aiotask.exceptions import BrokerConnectionError
 from aiotask.message import Delivery, Settlement, Start, Verdict
+from aiotask.showing import shown
 
 _LINGER_S: Final = 0.05
 """Who does not receive for so long takes nothing from others any more."""
@@ -219,16 +220,18 @@ class AmqpSubscription:
     # ---- starting ----
 
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
-        """See `Subscription`. What is acknowledged early is acknowledged now, before this returns.
+        """See `Subscription`. What is acknowledged early is acknowledged before this returns: the server has had it.
 
         What its consumer has lost, perhaps unstarted, counts against what is acknowledged late alone: an early one that
         had started would not have come again.
 
-        Cost: none for late ones; a write for early ones; a round trip for suspects.
+        Where the server does not answer, and does not hang up either, early ones are lost: whether they come again is
+        not known, and none may start twice. Where it has hung up they run: as a rule it has had what was written.
+
+        Cost: none for late ones; a round trip for early ones; one more for suspects.
         """
         await self._clear_suspects(batch)
-        if not all(start.acks_late for start in batch):
-            await self._make_sure()
+        reached = all(start.acks_late for start in batch) or await self._is_reached()
         verdicts = [self._judge(start) for start in batch]
         early = []
         for start, verdict in zip(batch, verdicts, strict=True):
@@ -240,14 +243,18 @@ class AmqpSubscription:
                 if not start.acks_late:
                     receipt.early = True
                     early.append(receipt)
-        if early:
-            if not self._receiving and self._intake.is_small:
-                await self._intake.pause()  # or the server would push as many again, and there is no room
-            for channel, acks in self._holding.acknowledge(early):
-                channel.acknowledge(acks, at_once=True)
-        return verdicts
+        if not early:
+            return verdicts
+        if not reached or not await self._has_room():
+            self._leave(early, "It gives them to others.")
+        else:
+            await self._acknowledge_early(early)
+        return [
+            verdict if verdict is not Verdict.RUN or start.delivery.receipt.held else Verdict.LOST
+            for start, verdict in zip(batch, verdicts, strict=True)
+        ]
 
-    async def _make_sure(self) -> None:
+    async def _is_reached(self) -> bool:
         """Ask whether the server still has us, when it was silent for long, since this process was stopped, perhaps.
 
         What it has given to others meanwhile may lie in our buffers still.
@@ -255,10 +262,38 @@ class AmqpSubscription:
         link = self.link
         channel = self._intake.channel
         if channel is None or not 0 < link.heartbeat_s < time.monotonic() - link.answered_mono:
-            return
-        with suppress(*LINK_ERRORS):
+            return True
+        try:
             await channel.ask()
-            link.answered_mono = time.monotonic()
+        except LINK_ERRORS:
+            return False
+        link.answered_mono = time.monotonic()
+        return True
+
+    async def _has_room(self) -> bool:
+        """See to it that what is acknowledged is not followed by as much again; False where the server is silent."""
+        return self._receiving > 0 or not self._intake.is_small or await self._intake.pause()
+
+    async def _acknowledge_early(self, early: Sequence[Receipt]) -> None:
+        """Acknowledge what begins, and wait until the server has had it.
+
+        In silence nothing tells whether an acknowledgement has arrived: what begins is none of ours then.
+        """
+        for channel, acks in self._holding.acknowledge(early):
+            if not await channel.acknowledge_and_hear(acks):
+                silent = [receipt for receipt in early if receipt.channel is channel]
+                self._leave(silent, "What it has heard of is lost (acknowledged late it is not), others get the rest.")
+
+    def _leave(self, receipts: Sequence[Receipt], consequence: str) -> None:
+        for receipt in receipts:
+            self._holding.leave(receipt)
+        _log.error(
+            "RabbitMQ %s is silent: %d messages that were to begin don't start here. %s %s",
+            self.link.place,
+            len(receipts),
+            consequence,
+            shown(", ".join(receipt.id for receipt in receipts)),
+        )
 
     async def _clear_suspects(self, batch: Sequence[Start]) -> None:
         """Let nothing start that may end this process as long as the server has not heard what is done already.

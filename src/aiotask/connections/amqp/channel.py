@@ -6,6 +6,7 @@ acknowledgements go past that, by the wire: there each of them costs tasks and f
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from aiormq.exceptions import AMQPError, ChannelClosed
 
 from aiotask.connections.amqp.errors import NOT_ENABLED, ChannelError, LinkDown
-from aiotask.connections.amqp.frames import Message, ack_frames, publish_frames
+from aiotask.connections.amqp.frames import Message, ack_frames, flow_frame, publish_frames
 from aiotask.connections.amqp.received import Inbox, Received
 from aiotask.connections.amqp.wire import Wire
 
@@ -25,6 +26,8 @@ Consume = Callable[[Received], Coroutine[Any, Any, None] | None]
 
 _WRITE_BYTES: Final = 256 * 1024
 """So much goes into one write at most: the loop has other things to do."""
+_AT_ONCE_S: Final = 1.0
+"""A server that ends a connection has had by then what was written before; one that is not reached ends it later."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ class AmqpChannel:
         self._channel: Any = channel
         self._wire = wire
         self._number: int = channel.number
-        self._inbox = Inbox(self._confirmed, self._returned)
+        self._inbox = Inbox(self._confirmed, self._returned, self._answered)
         wire.inboxes[self._number] = self._inbox
         self._published = 0
         """The number that the server knows the last message by."""
@@ -94,6 +97,8 @@ class AmqpChannel:
         self._prefetch: int | None = None
         self._asking: set[asyncio.Task[Any]] = set()
         self._acks: list[bytes] = []
+        self._unanswered: deque[tuple[asyncio.Future[bool], float]] = deque()
+        """Those who wait until the server has had their acknowledgements, in their order, and since when."""
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
         """Done once the channel is closed, by whomever; its result says why."""
         channel.closing.add_done_callback(self._on_closed)
@@ -122,6 +127,10 @@ class AmqpChannel:
         for batch in self._batches:
             if not batch.done.done():
                 batch.done.set_result(None)
+        hung_up = error is not None and not isinstance(error, asyncio.CancelledError)  # by which the driver ends it
+        for answer, written_at in self._unanswered:
+            _tell(answer, hung_up and self._loop.time() - written_at < _AT_ONCE_S)
+        self._unanswered.clear()
 
     def _translated(self, error: BaseException | None) -> Exception:
         code = _CODES.get(type(error).__name__, 406 if type(error).__name__ == "ChannelPreconditionFailed" else 0)
@@ -213,18 +222,40 @@ class AmqpChannel:
 
     # ---- consuming ----
 
-    def acknowledge(self, tags: Sequence[tuple[int, bool]], *, at_once: bool = False) -> None:
+    def acknowledge(self, tags: Sequence[tuple[int, bool]]) -> None:
         """Acknowledge deliveries: each a tag, and whether all before it are meant, too. In the order of the calls.
 
-        Not waited for: what does not arrive comes again. What goes out `at_once` arrives though this process is killed.
+        Not waited for: what does not arrive comes again.
         """
         if not tags or not self.usable:
             return
         if not self._acks:
             self._loop.call_soon(self._write_acks)  # with all that come in this iteration of the loop
         self._acks.append(ack_frames(self._number, tags))
-        if at_once:
-            self._write_acks()
+
+    async def acknowledge_and_hear(self, tags: Sequence[tuple[int, bool]]) -> bool:
+        """Acknowledge deliveries, and wait until the server has had it, which an acknowledgement alone does not tell.
+
+        When this process is killed right after it has written, the server may hear of that first, one time in a
+        hundred: it drops what a channel has not seen to.
+
+        Returns:
+            False where the channel was gone before, and where the server was silent until the connection was given up.
+            True also where it has hung up at once instead, though then nobody knows.
+
+        Cost: one round trip.
+        """
+        if self.ended:
+            return False
+        answer: asyncio.Future[bool] = self._loop.create_future()
+        self._unanswered.append((answer, self._loop.time()))
+        self._acks.append(ack_frames(self._number, tags) + flow_frame(self._number))
+        self._write_acks()
+        return await answer
+
+    def _answered(self) -> None:
+        answer, _ = self._unanswered.popleft()
+        _tell(answer, True)
 
     def _write_acks(self) -> None:
         acks, self._acks = self._acks, []
@@ -397,6 +428,11 @@ class AmqpChannel:
         self._asking.discard(asking)
         if not asking.cancelled():
             asking.exception()  # whoever asked has gone, maybe
+
+
+def _tell(answer: "asyncio.Future[bool]", heard: bool) -> None:
+    if not answer.done():
+        answer.set_result(heard)
 
 
 async def _nobody(_: object) -> None:

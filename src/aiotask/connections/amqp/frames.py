@@ -21,6 +21,7 @@ _FRAME: Final = struct.Struct(">BHI")
 _CONTENT: Final = struct.Struct(">HHQ")
 _FLAGS: Final = struct.Struct(">H")
 _ACK: Final = struct.Struct(">HHQB")
+_FLOW: Final = struct.Struct(">HHB")
 _FRAME_BYTES: Final = 8
 """What a frame has beside its payload."""
 
@@ -133,3 +134,8 @@ def ack_frames(channel: int, tags: Sequence[tuple[int, bool]]) -> bytes:
     """Return acknowledgements: each a delivery tag, and whether it stands for all before it as well."""
     begin = _FRAME.pack(_METHOD, channel, _ACK.size)
     return b"".join([begin + _ACK.pack(60, 80, tag, multiple) + _END for tag, multiple in tags])
+
+
+def flow_frame(channel: int) -> bytes:
+    """Return a question that changes nothing: the answer comes when the server has seen to all that was sent before."""
+    return _FRAME.pack(_METHOD, channel, _FLOW.size) + _FLOW.pack(20, 20, True) + _END

@@ -1,4 +1,4 @@
-"""Reads what a server sends most: deliveries, confirms and returns. No I/O.
+"""Reads what a server sends most: deliveries, confirms, returns, and answers to acknowledgements. No I/O.
 
 The driver's own way costs 150 us per message, most of it for objects that nobody looks at. Whatever else comes is the
 driver's. The format is AMQP 0-9-1, 2.3.5 and 4.2 (https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf).
@@ -15,6 +15,7 @@ from pamqp.header import ContentHeader
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _BASIC: Final = 60 << 16
 _DELIVER, _RETURN, _ACK, _NACK = _BASIC | 60, _BASIC | 50, _BASIC | 80, _BASIC | 120
+_FLOW_OK: Final = 20 << 16 | 21
 _INDEX: Final = struct.Struct(">I")
 _TAG: Final = struct.Struct(">QB")
 _CONTENT: Final = struct.Struct(">4xQH")
@@ -68,6 +69,7 @@ class Inbox:
     __slots__ = (
         "_body",
         "_confirmed",
+        "_flows",
         "_into",
         "_left",
         "_properties",
@@ -77,15 +79,22 @@ class Inbox:
         "consumers",
     )
 
-    def __init__(self, confirmed: Callable[[int, bool, bool], None], returned: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        confirmed: Callable[[int, bool, bool], None],
+        returned: Callable[[str], None],
+        flows: Callable[[], None],
+    ) -> None:
         """Take what is told of messages.
 
         Args:
             confirmed: Told of a tag, whether all before it are meant as well, and whether they are stored.
             returned: Told the id of a message that reached no queue; its confirm comes after.
+            flows: Told of each answer to "channel.flow", which the driver never asks.
         """
         self._confirmed = confirmed
         self._returned = returned
+        self._flows = flows
         self.consumers: dict[bytes, Take] = {}
         """By their tags. What comes for another one is dropped: it has gone."""
         self._into: Take | None = None
@@ -116,6 +125,9 @@ class Inbox:
                 return True
             if index == _RETURN:
                 self._into = self._give_back
+                return True
+            if index == _FLOW_OK:
+                self._flows()
                 return True
             return False
         if self._into is None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiormq.exceptions import AMQPConnectionError
 from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.frame import marshal, unmarshal
@@ -152,6 +153,58 @@ async def test_flush_leaves_no_acknowledgement_behind(server: Server) -> None:
     await server.channel.flush()
     await asyncio.sleep(0)
     assert [frame.delivery_tag for frame in server.frames()] == [1]
+
+
+async def hearing(server: Server) -> "asyncio.Task[bool]":
+    """Begin to acknowledge; return whether it will have been heard."""
+    task = asyncio.create_task(server.channel.acknowledge_and_hear([(1, False)]))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_acknowledgement_was_heard_when_what_is_asked_behind_it_is_answered(server: Server) -> None:
+    server.channel.acknowledge([(7, False)])
+    first, second = await hearing(server), await hearing(server)
+    names = [frame.name for frame in server.frames()]
+    assert names == ["Basic.Ack", "Basic.Ack", "Channel.Flow", "Basic.Ack", "Channel.Flow"]
+    server.say(commands.Channel.FlowOk(True))
+    assert await first
+    assert not second.done()
+    server.say(commands.Channel.FlowOk(True))
+    assert await second
+
+
+async def test_who_was_cancelled_takes_nobody_s_answer(server: Server) -> None:
+    first, second = await hearing(server), await hearing(server)
+    first.cancel()
+    server.say(commands.Channel.FlowOk(True))
+    await asyncio.sleep(0)
+    assert not second.done()
+    server.say(commands.Channel.FlowOk(True))
+    assert await second
+
+
+@pytest.mark.parametrize(
+    ("error", "heard"),
+    [
+        pytest.param(AMQPConnectionError("reset by peer"), True, id="hung up"),
+        pytest.param(asyncio.CancelledError(), False, id="given up by us"),
+    ],
+)
+async def test_server_that_hangs_up_is_taken_to_have_heard(server: Server, error: BaseException, heard: bool) -> None:
+    task = await hearing(server)
+    server.closing.set_exception(error)
+    assert await task is heard
+    assert not await server.channel.acknowledge_and_hear([(2, False)])  # nothing goes out any more
+    assert len(server.frames()) == 2
+
+
+async def test_server_that_hangs_up_late_was_not_reached(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiotask.connections.amqp.channel._AT_ONCE_S", 0.01)
+    task = await hearing(server)
+    await asyncio.sleep(0.02)
+    server.closing.set_exception(AMQPConnectionError("no heartbeats"))
+    assert not await task
 
 
 async def test_message_that_cannot_be_taken_ends_nothing(server: Server, caplog: pytest.LogCaptureFixture) -> None:

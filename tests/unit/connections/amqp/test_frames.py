@@ -4,7 +4,7 @@ import pytest
 from pamqp.frame import unmarshal
 
 from aiotask.connections.amqp import Message
-from aiotask.connections.amqp.frames import ack_frames, publish_frames
+from aiotask.connections.amqp.frames import ack_frames, flow_frame, publish_frames
 
 
 def read(data: bytes) -> list[Any]:
@@ -62,3 +62,8 @@ def test_name_that_is_too_long_is_refused() -> None:
 def test_acknowledgements_are_read_by_the_driver() -> None:
     frames = read(ack_frames(3, [(7, True), (9, False)]))
     assert [(frame.delivery_tag, frame.multiple) for frame in frames] == [(7, True), (9, False)]
+
+
+def test_question_is_read_by_the_driver() -> None:
+    [frame] = read(flow_frame(3))
+    assert (frame.name, frame.active) == ("Channel.Flow", True)

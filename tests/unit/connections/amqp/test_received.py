@@ -17,7 +17,10 @@ class Told:
         self.confirmed: list[tuple[int, bool, bool]] = []
         self.returned: list[str] = []
         self.taken: list[Received] = []
-        self.inbox = Inbox(lambda *told: self.confirmed.append(told), self.returned.append)
+        self.flows: list[None] = []
+        self.inbox = Inbox(
+            lambda *told: self.confirmed.append(told), self.returned.append, lambda: self.flows.append(None)
+        )
         self.inbox.consumers[b"mine"] = self.taken.append
 
     def take(self, *frames: Any) -> list[bool]:
@@ -48,6 +51,16 @@ def test_delivery_is_handed_to_its_consumer() -> None:
     [message] = told.taken
     assert (message.tag, message.redelivered, message.body) == (7, True, b"body")
     assert (message.properties.content_type, message.properties.correlation_id) == ("x/y", "täsk")
+
+
+def test_answers_that_the_driver_never_asks_for_are_told() -> None:
+    told = Told()
+    assert told.take(commands.Channel.FlowOk(True), commands.Basic.QosOk(), commands.Channel.FlowOk(True)) == [
+        True,
+        False,
+        True,
+    ]
+    assert len(told.flows) == 2
 
 
 def test_body_may_come_in_pieces_or_be_empty() -> None:

@@ -24,7 +24,7 @@ async def wire() -> Wire:
 def taken(wire: Wire) -> list[Received]:
     """What our channel has taken."""
     found: list[Received] = []
-    wire.inboxes[OURS] = Inbox(lambda *_: None, lambda _: None)
+    wire.inboxes[OURS] = Inbox(lambda *_: None, lambda _: None, lambda: None)
     wire.inboxes[OURS].consumers[b"mine"] = found.append
     return found
 
