@@ -74,6 +74,8 @@ class Intake:
         """Why there is no channel, where that is no matter of the connection."""
         self.built_mono = 0.0
         """Since when there is this channel."""
+        self.has_consumed = False
+        """True once something was consumed by it: what the server has to give has come or is on its way."""
         self.changed = Signal()
         self._consumers: dict[Source, Consumer] = {}
         self._present: dict[str, str] = {}
@@ -110,6 +112,7 @@ class Intake:
         channel = await self._link.channel()
         channel.on_cancel(partial(self._ended, channel))
         self._consumers, self._present = {}, {}
+        self.has_consumed = False
         for queue in self.queues:
             await self._announce(channel, queue)
         self.channel, self.trouble = channel, None
@@ -200,6 +203,7 @@ class Intake:
                     begun = await self._consume(channel, Source(queue, kind), room, insist=insist) or begun
             if begun:
                 await channel.ask()  # by its answer has come what waited, of all of them: it is to be put in order
+            self.has_consumed = True
 
     async def _consume(self, channel: AmqpChannel, source: Source, room: int, *, insist: bool) -> bool:
         """Tell whether it had to begin."""

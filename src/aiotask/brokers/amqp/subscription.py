@@ -31,8 +31,11 @@ _GATHER_S: Final = 0.001
 _LOOK_S: Final = 0.02
 _MOST_LOOKS: Final = 50
 _SETTLING_LOOKS: Final = 100
-_COMES_AGAIN_S: Final = 1.0
-"""What the server gives back comes at once, to whoever consumes; until it is known to whom, nothing new is taken."""
+_MOST_LOOKS_AGAIN: Final = 50
+"""What the server gives back comes at once, to whoever consumes; until it is known to whom, nothing new is taken. By
+looks, not by time: a process that stood still meanwhile has not looked."""
+_COMES_AGAIN_S: Final = 5.0
+"""For so long it is waited for when nobody consumes here, so that it can't come."""
 
 _log = logging.getLogger(__name__)
 
@@ -341,7 +344,7 @@ class AmqpSubscription:
         """See `Subscription`. What is to be stored is confirmed before anything is acknowledged.
 
         While the connection is down that delivered a message, its settlement waits for the message to come again, here
-        or to another, for as long as a lease, and for a second once the connection is there again.
+        or to another, for as long as a lease, and for a second once it consumes over a new one.
 
         Raises:
             BrokerError: Something could not be stored; nothing that is not stored was acknowledged. Try again.
@@ -353,9 +356,10 @@ class AmqpSubscription:
         copies: list[tuple[Receipt, Message]] = []
         seen: set[Receipt] = set()
         with settling(self.link):
+            await self._come_again([settlement.delivery.receipt for settlement in batch])
             for settlement in batch:
                 receipt = settlement.delivery.receipt
-                if not await self._attached(receipt) or receipt in seen:
+                if not self._is_attached(receipt) or receipt in seen:
                     refused.append(settlement.delivery)
                     continue
                 seen.add(receipt)
@@ -369,22 +373,27 @@ class AmqpSubscription:
         self._acknowledge([receipt for receipt in ended if not receipt.early])
         return refused
 
-    async def _attached(self, receipt: Hashable) -> bool:
-        """Tell whether a receipt is ours, which is not known as long as its message may come again.
+    async def _come_again(self, receipts: Sequence[Hashable]) -> None:
+        """Wait for messages to come again whose connection was lost, until others have them, for all that is known.
 
-        What has not come soon after the connection was there again is somebody else's, and all other outcomes wait.
+        What has not come soon after something is consumed again is somebody else's, and all other outcomes wait.
         """
-        while self._is_ours(receipt):
-            assert isinstance(receipt, Receipt)  # noqa: S101 - nothing else is ours
-            if receipt.early or receipt.void_at is None:
-                return True
-            intake = self._intake
-            if intake.channel is not None and time.monotonic() - intake.built_mono > _COMES_AGAIN_S:
+        intake, looks = self._intake, 0
+        while any(self._is_ours(receipt) and not self._is_attached(receipt) for receipt in receipts):
+            if intake.channel is None:
+                looks = 0
+            elif looks >= _MOST_LOOKS_AGAIN or time.monotonic() - intake.built_mono > _COMES_AGAIN_S:
                 break
+            elif intake.has_consumed:
+                looks += 1
             await asyncio.sleep(_LOOK_S)
-        if isinstance(receipt, Receipt):
-            self._holding.leave(receipt)
-        return False
+        for receipt in receipts:
+            if isinstance(receipt, Receipt) and not self._is_attached(receipt):
+                self._holding.leave(receipt)
+
+    def _is_attached(self, receipt: Hashable) -> bool:
+        """Tell whether a receipt is ours for certain; where it is not known its message may come again."""
+        return isinstance(receipt, Receipt) and self._is_ours(receipt) and (receipt.early or receipt.void_at is None)
 
     async def _outcome(self, receipt: Receipt, settlement: Settlement) -> Message:
         facts, queue = receipt.facts, receipt.source.queue
