@@ -143,7 +143,8 @@ class AmqpSubscription:
 
     async def _consume(self, room: int, *, insist: bool) -> None:
         try:
-            await self._intake.consume(room, insist=insist)
+            # What comes again to who runs it takes no room, but counts for the server.
+            await self._intake.consume(room + len(self._holding.void), insist=insist)
         except LINK_ERRORS:
             if self._intake.trouble is not None:
                 raise
