@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from tests.conditions import until
 from tests.servers.rabbitmq import RabbitServer, vhost_of
 from tests.servers.redis import free_port
 
@@ -117,6 +118,29 @@ async def test_running_execution_keeps_its_message_when_the_connection_is_cut(ra
     subscription.link.cut()
     assert await subscription.receive(1, 1.0) == []  # it comes again, to who has it
     assert await subscription.settle([Settlement(delivery)]) == []
+    await subscription.close()
+    assert await (await subscribe(broker)).receive(1, 0.3) == []
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=["while there is room for one", "while nobody receives"])
+async def test_all_that_runs_keeps_its_messages_when_the_connection_is_cut(
+    rabbit_url: str, brokers, receives: bool
+) -> None:
+    broker = await brokers(rabbit_url)
+    subscription = await subscribe(broker)
+    await broker.publish([envelope() for _ in range(3)])
+    deliveries = []
+    while len(deliveries) < 3:
+        deliveries += await subscription.receive(3 - len(deliveries), PATIENCE_S)
+    starts = [Start(delivery, acks_late=True) for delivery in deliveries]
+    assert await subscription.begin(starts) == [Verdict.RUN] * 3
+    subscription.link.cut()
+    await until(lambda: not subscription.link.connected)
+    receiving = asyncio.create_task(subscription.receive(1, PATIENCE_S)) if receives else None
+    assert await subscription.settle([Settlement(delivery) for delivery in deliveries]) == []
+    if receiving is not None:
+        receiving.cancel()
+        await asyncio.wait([receiving])
     await subscription.close()
     assert await (await subscribe(broker)).receive(1, 0.3) == []
 

@@ -31,7 +31,7 @@ _GATHER_S: Final = 0.001
 _LOOK_S: Final = 0.02
 _MOST_LOOKS: Final = 50
 _SETTLING_LOOKS: Final = 100
-_MOST_LOOKS_AGAIN: Final = 50
+_MOST_LOOKS_AGAIN: Final = 25
 """What the server gives back comes at once, to whoever consumes; until it is known to whom, nothing new is taken. By
 looks, not by time: a process that stood still meanwhile has not looked."""
 _COMES_AGAIN_S: Final = 5.0
@@ -137,8 +137,7 @@ class AmqpSubscription:
             raise
         finally:
             self._receiving -= 1
-            if not self._receiving and not self._closed:
-                self._linger = loop.call_later(_LINGER_S, self._pause)
+            self._pause_soon()
         return []
 
     async def _consume(self, room: int, *, insist: bool) -> None:
@@ -194,6 +193,10 @@ class AmqpSubscription:
         self._mover.lose(channel)
 
     # ---- giving back ----
+
+    def _pause_soon(self) -> None:
+        if not self._receiving and not self._closed:
+            self._linger = asyncio.get_running_loop().call_later(_LINGER_S, self._pause)
 
     def _pause(self) -> None:
         """Give back what has come and nobody has asked for, unless somebody does now."""
@@ -345,7 +348,7 @@ class AmqpSubscription:
         """See `Subscription`. What is to be stored is confirmed before anything is acknowledged.
 
         While the connection is down that delivered a message, its settlement waits for the message to come again, here
-        or to another, for as long as a lease, and for a second once it consumes over a new one.
+        or to another, for as long as a lease, and for half a second once it consumes over a new one.
 
         Raises:
             BrokerError: Something could not be stored; nothing that is not stored was acknowledged. Try again.
@@ -387,6 +390,9 @@ class AmqpSubscription:
                 break
             elif intake.has_consumed:
                 looks += 1
+            elif not self._receiving:  # whoever waits for this to end, maybe
+                await self._consume(0, insist=False)
+                self._pause_soon()
             await asyncio.sleep(_LOOK_S)
         for receipt in receipts:
             if isinstance(receipt, Receipt) and not self._is_attached(receipt):
