@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -15,14 +14,14 @@ from aiotask.brokers.amqp.intake import Intake
 from aiotask.brokers.amqp.keeper import AmqpLeaseKeeper
 from aiotask.brokers.amqp.moving import Mover
 from aiotask.brokers.amqp.names import Kind, server_name
-from aiotask.brokers.amqp.packing import SUSPECT_LOSSES, Facts, Receipt
+from aiotask.brokers.amqp.packing import SUSPECT_LOSSES, Receipt
 from aiotask.brokers.amqp.parked import Parked
 from aiotask.brokers.amqp.revokes import Revokes
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
+from aiotask.brokers.amqp.starting import Starter
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message
 from aiotask.exceptions import BrokerConnectionError
 from aiotask.message import Delivery, Settlement, Start, Verdict
-from aiotask.showing import shown
 
 _LINGER_S: Final = 0.05
 """Who does not receive for so long takes nothing from others any more."""
@@ -30,7 +29,6 @@ _FLOW: Final = 3
 _GATHER_S: Final = 0.001
 _LOOK_S: Final = 0.02
 _MOST_LOOKS: Final = 50
-_SETTLING_LOOKS: Final = 100
 _MOST_LOOKS_AGAIN: Final = 25
 """What the server gives back comes at once, to whoever consumes; until it is known to whom, nothing new is taken. By
 looks, not by time: a process that stood still meanwhile has not looked."""
@@ -66,15 +64,22 @@ class AmqpSubscription:
         self._sender = sender
         self._topology = sender.topology
         self._packer = sender.packer
-        self._max_losses = max_losses
         self._forget = forget
         self._holding = Holding()
         self._revokes = Revokes(link, sender)
         self._intake = Intake(link, sender.topology, self._arrived, self._lost, self._revokes.caught_up)
         self._parked = Parked(link, sender.topology, self._lost)
         self._mover = Mover(sender, self._acknowledge, lease)
-        self._alone: Receipt | None = None
-        """What was begun last of what nothing else may start beside."""
+        self._starter = Starter(
+            link,
+            self._holding,
+            self._intake,
+            self._mover,
+            self._revokes.ids,
+            self._is_ours,
+            is_receiving=lambda: self._receiving > 0,
+            max_losses=max_losses,
+        )
         self._receiving = 0
         self._flows = False
         """True while messages come faster than one by one."""
@@ -227,113 +232,8 @@ class AmqpSubscription:
     # ---- starting ----
 
     async def begin(self, batch: Sequence[Start]) -> list[Verdict]:
-        """See `Subscription`. What is acknowledged early is acknowledged before this returns: the server has had it.
-
-        What its consumer has lost, perhaps unstarted, counts against what is acknowledged late alone: an early one that
-        had started would not have come again.
-
-        Where the server does not answer, and does not hang up either, early ones are lost: whether they come again is
-        not known, and none may start twice. Where it has hung up they run: as a rule it has had what was written.
-
-        Cost: none for late ones; a round trip for early ones; one more for suspects.
-        """
-        await self._clear_suspects(batch)
-        reached = all(start.acks_late for start in batch) or await self._is_reached()
-        verdicts = [self._judge(start) for start in batch]
-        early = []
-        for start, verdict in zip(batch, verdicts, strict=True):
-            if verdict is Verdict.RUN:
-                receipt: Receipt = start.delivery.receipt
-                receipt.begun = True
-                if receipt.facts.losses >= max(SUSPECT_LOSSES, self._max_losses - 1):
-                    self._alone = receipt
-                if not start.acks_late:
-                    receipt.early = True
-                    early.append(receipt)
-        if not early:
-            return verdicts
-        if not reached or not await self._has_room():
-            self._leave(early, "It gives them to others.")
-        else:
-            await self._acknowledge_early(early)
-        return [
-            verdict if verdict is not Verdict.RUN or start.delivery.receipt.held else Verdict.LOST
-            for start, verdict in zip(batch, verdicts, strict=True)
-        ]
-
-    async def _is_reached(self) -> bool:
-        """Ask whether the server still has us, when it was silent for long, since this process was stopped, perhaps.
-
-        What it has given to others meanwhile may lie in our buffers still.
-        """
-        link = self.link
-        channel = self._intake.channel
-        if channel is None or not 0 < link.heartbeat_s < time.monotonic() - link.answered_mono:
-            return True
-        try:
-            await channel.ask()
-        except LINK_ERRORS:
-            return False
-        link.answered_mono = time.monotonic()
-        return True
-
-    async def _has_room(self) -> bool:
-        """See to it that what is acknowledged is not followed by as much again; False where the server is silent."""
-        return self._receiving > 0 or not self._intake.is_small or await self._intake.pause()
-
-    async def _acknowledge_early(self, early: Sequence[Receipt]) -> None:
-        """Acknowledge what begins, and wait until the server has had it.
-
-        In silence nothing tells whether an acknowledgement has arrived: what begins is none of ours then.
-        """
-        for channel, acks in self._holding.acknowledge(early):
-            if not await channel.acknowledge_and_hear(acks):
-                silent = [receipt for receipt in early if receipt.channel is channel]
-                self._leave(silent, "What it has heard of is lost (acknowledged late it is not), others get the rest.")
-
-    def _leave(self, receipts: Sequence[Receipt], consequence: str) -> None:
-        for receipt in receipts:
-            self._holding.leave(receipt)
-        _log.error(
-            "RabbitMQ %s is silent: %d messages that were to begin don't start here. %s %s",
-            self.link.place,
-            len(receipts),
-            consequence,
-            shown(", ".join(receipt.id for receipt in receipts)),
-        )
-
-    async def _clear_suspects(self, batch: Sequence[Start]) -> None:
-        """Let nothing start that may end this process as long as the server has not heard what is done already.
-
-        What had its last start alone has ended when something else begins, as a rule, but it may not be settled. And
-        what was moved to the suspects, and ends the process at once, would still be where it was, too.
-        """
-        alone, self._alone = self._alone, None
-        if alone is None and not any(start.delivery.receipt.source.kind is Kind.SUSPECTS for start in batch):
-            return
-        for _ in range(_SETTLING_LOOKS):
-            if alone is None or not alone.held:
-                break
-            await asyncio.sleep(_LOOK_S)
-        await self._mover.wait(self.link.command_timeout_s)
-        with suppress(*LINK_ERRORS):
-            await self._intake.flush()
-
-    def _judge(self, start: Start) -> Verdict:
-        receipt = start.delivery.receipt
-        if not self._is_ours(receipt) or receipt.void_at is not None or receipt.channel.ended:
-            return Verdict.LOST
-        if receipt.id in self._revokes.ids:
-            return Verdict.REVOKED
-        facts: Facts = receipt.facts
-        if not start.acks_late and facts.sure:
-            return Verdict.STARTED_BEFORE
-        if start.acks_late and facts.losses >= self._max_losses:
-            return Verdict.TOO_MANY_STARTS
-        expires_at = start.delivery.expires_at  # whoever has read the message may know more of it
-        if expires_at is not None and expires_at <= time.time():
-            return Verdict.EXPIRED
-        return Verdict.RUN
+        """See `Subscription`, and `Starter.begin`."""
+        return await self._starter.begin(batch)
 
     def _is_ours(self, receipt: Hashable, now: float | None = None) -> bool:
         return self._holding.ours(receipt, time.monotonic() if now is None else now, self.lease)
