@@ -119,26 +119,25 @@ async def worker_goes_on(app: AioTask, depth: Callable[..., Awaitable[QueueDepth
     assert found.ready + found.delayed == 0
 
 
-@pytest.mark.parametrize(("exc", "seen_as", "name"), RAISED, ids=lambda value: type(value).__name__)
 async def test_exception_ends_its_own_message_only(
-    app: AioTask,
-    make: Callable[..., Any],
-    depth: Callable[..., Awaitable[QueueDepth]],
-    exc: BaseException,
-    seen_as: type[BaseException],
-    name: str,
+    app: AioTask, make: Callable[..., Any], depth: Callable[..., Awaitable[QueueDepth]]
 ) -> None:
+    """One after the other in one worker, which goes on after each."""
+    at = iter(RAISED)
+
     def body() -> None:
+        exc, _, _ = next(at)
         raise exc
 
     task = make(body)
     async with app.worker(concurrency=1, threads=1):
-        result = await task.delay()
-        with pytest.raises(seen_as) as raised:
-            await result.get(timeout=10)
-        assert type(raised.value).__name__ == name
-        assert await result.state() == "FAILURE"
-        assert "raise exc" in (await result.traceback() or "")
+        for exc, seen_as, name in RAISED:
+            result = await task.delay()
+            with pytest.raises(seen_as) as raised:
+                await result.get(timeout=10)
+            assert type(raised.value).__name__ == name, type(exc)
+            assert await result.state() == "FAILURE", type(exc)
+            assert "raise exc" in (await result.traceback() or ""), type(exc)
         await worker_goes_on(app, depth)
 
 
@@ -176,32 +175,32 @@ def deep() -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        object(),
-        [1, {"a": object()}],
-        lambda: None,
-        iter([1]),
-        1j,
-        "\ud800",
-        {(1, 2): 3},
-        ValueError("returned, not raised"),
-        Unreadable(),
-        loop(),
-        deep(),
-    ],
-    ids=lambda value: type(value).__name__,
-)
+NO_RESULTS: list[Any] = [
+    object(),
+    [1, {"a": object()}],
+    lambda: None,
+    iter([1]),
+    1j,
+    "\ud800",
+    {(1, 2): 3},
+    ValueError("returned, not raised"),
+    Unreadable(),
+    loop(),
+    deep(),
+]
+
+
 async def test_result_that_can_not_be_serialised_fails_its_own_message_only(
-    app: AioTask, make: Callable[..., Any], depth: Callable[..., Awaitable[QueueDepth]], value: Any
+    app: AioTask, make: Callable[..., Any], depth: Callable[..., Awaitable[QueueDepth]]
 ) -> None:
-    task = make(lambda: value)
+    at = iter(NO_RESULTS)
+    task = make(lambda: next(at))
     async with app.worker(concurrency=1, threads=1):
-        result = await task.delay()
-        with pytest.raises(EncodeError, match="Can't serialise"):
-            await result.get(timeout=10)
-        assert await result.state() == "FAILURE"
+        for value in NO_RESULTS:
+            result = await task.delay()
+            with pytest.raises(EncodeError, match="Can't serialise"):
+                await result.get(timeout=10)
+            assert await result.state() == "FAILURE", type(value)
         await worker_goes_on(app, depth)
 
 
