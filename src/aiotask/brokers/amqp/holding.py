@@ -41,17 +41,18 @@ class Holding:
                 done.setdefault(receipt.channel, set()).add(receipt.tag)
                 if receipt.consumer is not None:
                     receipt.consumer.unacked -= 1
-            self._remember(receipt.message_id)
+            self.remember(receipt.message_id)
         return [(channel, _in_rows(self._tags[channel], tags)) for channel, tags in done.items()]
 
-    def _remember(self, message_id: str) -> None:
+    def remember(self, message_id: str) -> None:
+        """Note that a message has ended here: nothing is left to do for who gets it again."""
         if len(self._settled) == _REMEMBERED:
             self._settled_ids.discard(self._settled[0])
         self._settled.append(message_id)
         self._settled_ids.add(message_id)
 
     def was_settled(self, message_id: str) -> bool:
-        """Tell whether a message was acknowledged here not long ago; it comes again when that did not arrive."""
+        """Tell whether a message has ended here not long ago; it comes again when the server has not heard of that."""
         return message_id in self._settled_ids
 
     def leave(self, receipt: Receipt) -> None:

@@ -265,6 +265,8 @@ class AmqpSubscription:
                 receipt = settlement.delivery.receipt
                 if not self._is_attached(receipt) or receipt in seen:
                     refused.append(settlement.delivery)
+                    if isinstance(receipt, Receipt) and settlement.action == "ack":
+                        self._holding.remember(receipt.message_id)  # should it come again here, it is done
                     continue
                 seen.add(receipt)
                 ended.append(receipt)
