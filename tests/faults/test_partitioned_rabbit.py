@@ -92,17 +92,24 @@ async def test_others_get_what_a_worker_had_whose_link_was_half_open(
 
 
 @pytest.mark.parametrize(
-    ("way", "heartbeat_s", "lost"),
+    ("way", "heartbeat_s", "alone", "lost"),
     [
-        pytest.param("to the server", 60, 0, id="to the server"),
-        pytest.param("from the server", 60, 2, id="from the server"),
-        pytest.param("to the server", HEARTBEAT_S, 0, id="server hangs up", marks=pytest.mark.long),
-        pytest.param("from the server", HEARTBEAT_S, 0, id="server is asked", marks=pytest.mark.long),
-        pytest.param("both ways", 60, 0, id="both ways", marks=pytest.mark.long),
+        pytest.param("to the server", 60, False, 0, id="to the server", marks=pytest.mark.long),
+        pytest.param("to the server", 60, True, 0, id="to the server, alone"),
+        pytest.param("from the server", 60, False, 2, id="from the server"),
+        pytest.param("to the server", HEARTBEAT_S, False, 0, id="server hangs up", marks=pytest.mark.long),
+        pytest.param("from the server", HEARTBEAT_S, True, 0, id="server is asked, alone", marks=pytest.mark.long),
+        pytest.param("both ways", 60, False, 0, id="both ways", marks=pytest.mark.long),
     ],
 )
 async def test_nothing_starts_twice_when_a_link_is_half_open_as_acknowledgements_go_out(
-    scene: Scene, store: RabbitStore, proxies: Callable[[], FaultProxy], way: str, heartbeat_s: int, lost: int
+    scene: Scene,
+    store: RabbitStore,
+    proxies: Callable[[], FaultProxy],
+    way: str,
+    heartbeat_s: int,
+    alone: bool,
+    lost: int,
 ) -> None:
     """What begins does so when the server has said that it has had that: it may have, and nobody hears of it."""
     proxy = proxies()
@@ -113,7 +120,7 @@ async def test_nothing_starts_twice_when_a_link_is_half_open_as_acknowledgements
     waiting = await scene.send("nap", 0, times=4)
     await asyncio.sleep(0.2)  # they have come
     proxy.black_hole(*WAYS[way])  # type: ignore[arg-type]
-    other = await scene.worker("-c", "2", **early)
+    other = cut_off if alone else await scene.worker("-c", "2", **early)
     await until(lambda: "don't start here" in cut_off.said, "it has noticed")
     await until(lambda: "Lost the connection" in cut_off.said, "it has noticed that, too")
     proxy.heal()

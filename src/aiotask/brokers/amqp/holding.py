@@ -61,6 +61,12 @@ class Holding:
         self.out.pop(receipt, None)
         self.void.pop(receipt.message_id, None)
 
+    def give_up(self, receipt: Receipt) -> None:
+        """Note that a receipt was never begun and is none of ours: who gets its message again, maybe we, may run it."""
+        self.leave(receipt)
+        self._settled_ids.discard(receipt.message_id)
+        self.unstarted.add(receipt.message_id)
+
     def lose(self, channel: AmqpChannel, now: float) -> None:
         """Note that a channel is gone. What was begun may come again here; what was not, is the server's to give."""
         for receipt in self._tags.pop(channel, {}).values():

@@ -134,7 +134,7 @@ class Starter:
 
     def _leave(self, receipts: Sequence[Receipt], consequence: str) -> None:
         for receipt in receipts:
-            self._holding.leave(receipt)
+            self._holding.give_up(receipt)
         _log.error(
             "RabbitMQ %s is silent: %d messages that were to begin don't start here. %s %s",
             self._link.place,
