@@ -126,9 +126,10 @@ class RpcBackend:
             keeper.cancel()
             await asyncio.wait([keeper])
             await self._leave_queue()
-            for channel in (self._incoming, self._outgoing):
-                if channel is not None:
-                    await channel.close()
+            if self._incoming is not None:
+                await self._incoming.close_in_order()
+            if self._outgoing is not None:
+                await self._outgoing.close()
         self._incoming, self._outgoing = None, None
         await self.link.close()
 
@@ -137,13 +138,12 @@ class RpcBackend:
         incoming = self._incoming
         if incoming is None or not incoming.usable:
             return
+        if self._known:
+            self._acknowledge(incoming)
+            return
         with suppress(LinkDown, ChannelError):
-            if self._known:
-                self._acknowledge(incoming)
-                await incoming.flush()
-            else:
-                await incoming.delete_queue(self.reply_to)
-                self._listened = False
+            await incoming.delete_queue(self.reply_to)
+            self._listened = False
 
     # ---- sending results ----
 
@@ -242,9 +242,8 @@ class RpcBackend:
         channel = await self.link.channel()
         channel.on_cancel(lambda _: channel.abandon("the reply queue was deleted"))
         await channel.declare_queue(self.reply_to, {"x-expires": int(_QUEUE_EXPIRES_S * 1000)})
-        self._taken = self._acknowledged = 0
+        self._incoming, self._taken, self._acknowledged = channel, 0, 0
         await channel.consume(self.reply_to, partial(self._take, channel), self.reply_to, prefetch=_PREFETCH)
-        self._incoming = channel
         if self._listened and not was_there:
             self._tell_of_loss()
         self._listened = True

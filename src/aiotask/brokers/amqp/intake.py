@@ -9,7 +9,6 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import Any, Final
@@ -28,7 +27,6 @@ is never made smaller: who has no room for a while has none at all, and begins a
 _FEW: Final = 16
 _SUSPECT_LOOKS: Final = 10
 _SUSPECT_LOOK_S: Final = 0.02
-_FLUSH_S: Final = 1.0
 
 
 class Consumer:
@@ -103,7 +101,7 @@ class Intake:
             await asyncio.wait([self._keeper])
         channel, self.channel = self.channel, None
         if channel is not None:
-            await close_in_order(channel)
+            await channel.close_in_order()
 
     async def _build(self) -> None:
         await self._prepared()
@@ -284,14 +282,6 @@ class Intake:
                     await channel.cancel(tag)
         self.changed.fire()
         return self.take_all(left)
-
-
-async def close_in_order(channel: AmqpChannel) -> None:
-    """Close a channel once its acknowledgements have arrived: nobody waited for them, and it might overtake them."""
-    with suppress(LinkDown, ChannelError, TimeoutError):
-        async with asyncio.timeout(_FLUSH_S):
-            await channel.flush()
-    await channel.close()
 
 
 async def _nothing(_: Any) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from aiotask.brokers.amqp.intake import close_in_order
 from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.brokers.amqp.packing import Receipt
 from aiotask.brokers.amqp.topology import Topology
@@ -50,4 +49,4 @@ class Parked:
     async def close(self) -> None:
         """End; what was delivered and not acknowledged goes back to its line."""
         if self._channel is not None:
-            await close_in_order(self._channel)
+            await self._channel.close_in_order()

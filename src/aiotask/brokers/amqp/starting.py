@@ -136,7 +136,7 @@ class Starter:
         for receipt in receipts:
             self._holding.give_up(receipt)
         _log.error(
-            "RabbitMQ %s is silent: %d messages that were to begin don't start here. %s %s",
+            "RabbitMQ %s did not answer: %d messages that were to begin don't start here. %s %s",
             self._link.place,
             len(receipts),
             consequence,

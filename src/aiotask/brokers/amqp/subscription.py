@@ -201,6 +201,8 @@ class AmqpSubscription:
 
     def _pause_soon(self) -> None:
         if not self._receiving and not self._closed:
+            if self._linger is not None:
+                self._linger.cancel()
             self._linger = asyncio.get_running_loop().call_later(_LINGER_S, self._pause)
 
     def _pause(self) -> None:
@@ -284,18 +286,24 @@ class AmqpSubscription:
 
         What has not come soon after something is consumed again is somebody else's, and all other outcomes wait.
         """
+        if not self._holding.void:
+            return
         intake, looks = self._intake, 0
-        while any(self._is_ours(receipt) and not self._is_attached(receipt) for receipt in receipts):
-            if intake.channel is None:
-                looks = 0
-            elif looks >= _MOST_LOOKS_AGAIN or time.monotonic() - intake.built_mono > _COMES_AGAIN_S:
-                break
-            elif intake.has_consumed:
-                looks += 1
-            elif not self._receiving:  # whoever waits for this to end, maybe
-                await self._consume(0, insist=False)
-                self._pause_soon()
-            await asyncio.sleep(_LOOK_S)
+        self._receiving += 1
+        try:
+            while any(self._is_ours(receipt) and not self._is_attached(receipt) for receipt in receipts):
+                if intake.channel is None:
+                    looks = 0
+                elif looks >= _MOST_LOOKS_AGAIN or time.monotonic() - intake.built_mono > _COMES_AGAIN_S:
+                    break
+                elif intake.has_consumed:
+                    looks += 1
+                elif self._receiving == 1:  # who would receive waits for this to end, maybe
+                    await self._consume(0, insist=False)
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            self._receiving -= 1
+            self._pause_soon()
         for receipt in receipts:
             if isinstance(receipt, Receipt) and not self._is_attached(receipt):
                 self._holding.leave(receipt)

@@ -26,6 +26,7 @@ Consume = Callable[[Received], Coroutine[Any, Any, None] | None]
 
 _WRITE_BYTES: Final = 256 * 1024
 """So much goes into one write at most: the loop has other things to do."""
+_FLUSH_S: Final = 1.0
 _AT_ONCE_S: Final = 1.0
 """A server that ends a connection has had by then what was written before; one that is not reached ends it later."""
 
@@ -403,6 +404,13 @@ class AmqpChannel:
             await self._channel.close(timeout=self._timeout_s)
         if not self.lost.done():
             self.lost.set_result(LinkDown("The channel was closed.", sent=False))
+
+    async def close_in_order(self) -> None:
+        """Close it once its acknowledgements have arrived: nobody waited for them, and it might overtake them."""
+        with suppress(LinkDown, ChannelError, TimeoutError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self.flush()
+        await self.close()
 
     async def _asked(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call of the driver's. To be cancelled ends the waiting alone: the driver would close the channel."""
