@@ -258,9 +258,12 @@ class FaultProxy:
             self.port = self._listening.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
-        if self._listening is not None:
-            self._listening.close()
-            self._listening = None
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            self._loop.remove_reader(listening.sockets[0].fileno())
+            for _ in range(_TURNS):  # what was accepted just now becomes a pair; a closed server would leave it open
+                await asyncio.sleep(0)
+            listening.close()
 
     async def _heal(self) -> None:
         self.delay_s, self.swallowing, self.swallowing_after, self.planned = 0.0, frozenset(), b"", None
@@ -271,8 +274,6 @@ class FaultProxy:
 
     async def _end(self) -> None:
         await self._refuse()
-        for _ in range(_TURNS):  # what was accepted just now becomes a pair, or nobody would close it
-            await asyncio.sleep(0)
         for pair in tuple(self.pairs):
             pair.reset()
         self.thawed.set()

@@ -1,7 +1,9 @@
 """The proxy that breaks connections: what passes, what does not, and what it counts."""
 
 import asyncio
+import gc
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -347,6 +349,24 @@ def test_refusing_keeps_new_connections_out_until_healed(
     assert client.ask("PING") == b"PONG"
     proxy.heal()
     assert connect().ask("PING") == b"PONG"
+
+
+def test_proxy_that_ends_leaves_nothing_of_those_who_connect_just_then(
+    redis_server: RedisServer, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without care one run in three leaves a socket open."""
+    left: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    with ExitStack() as stack:
+        for _ in range(30):
+            with FaultProxy(redis_server.port) as proxy:
+                for _ in range(10):
+                    client = stack.enter_context(socket.socket())
+                    client.setblocking(False)
+                    client.connect_ex(("127.0.0.1", proxy.port))
+        gc.collect()
+    assert not left
+    assert not recwarn.list
 
 
 async def test_proxy_works_while_the_tests_loop_is_blocked(proxy: FaultProxy, client: Client) -> None:
