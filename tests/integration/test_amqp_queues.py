@@ -9,6 +9,7 @@ import pytest
 from tests.servers.rabbitmq import RabbitServer, vhost_of
 
 from aiotask import AioTask, BrokerError, PublishError, Queue, Task, Unroutable
+from aiotask.brokers.amqp.topology import Topology
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message, Received
 from aiotask.message import new_id
 
@@ -111,6 +112,32 @@ async def test_queues_are_made_as_the_settings_say(
     found = kinds()
     assert (found["default"], found["default.returned"]) == (kind, kind)
     assert found["default.workers"] == "rabbit_classic_queue"  # nothing is ever in it
+
+
+async def test_queue_may_be_made_by_a_caller_while_a_worker_examines_whether_it_could_be(
+    make: Callable[..., AioTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an empty server a worker and a caller start at once, as a deployment starts them."""
+    worker, caller = make(), make()
+    ran: list[int] = []
+
+    @worker.task(name="note")
+    async def note(number: int) -> None:
+        ran.append(number)
+
+    at_the_caller = caller.task(name="note")(note.run)
+
+    could_make = Topology._could_make
+
+    async def too_late(topology: Topology, name: str) -> None:
+        if name == "default":
+            await at_the_caller.delay(1)
+        await could_make(topology, name)
+
+    monkeypatch.setattr(Topology, "_could_make", too_late)
+    async with worker.worker(burst=True) as running:
+        await running.wait()
+    assert ran == [1]
 
 
 async def test_fewer_priorities_than_ten_keep_their_order(make: Callable[..., AioTask]) -> None:

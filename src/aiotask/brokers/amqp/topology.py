@@ -13,6 +13,7 @@ from aiotask.exceptions import BrokerError
 from aiotask.routing import Binding
 
 _ABSENT = 404
+_LOCKED = 405
 _OTHERWISE = 406
 
 
@@ -115,7 +116,8 @@ class Topology:
                 lambda channel: channel.declare_queue(name, {"x-queue-type": "quorum"}, transient=True)
             )
         except ChannelError as error:
-            if error.code != _OTHERWISE:
+            # Who else starts just now may have made it meanwhile. What is another's alone refuses to be looked at, too.
+            if error.code != _OTHERWISE and not (error.code == _LOCKED and await self._is_there(name)):
                 raise
 
     async def _could_send(self) -> None:
