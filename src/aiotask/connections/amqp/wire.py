@@ -23,6 +23,7 @@ _END: Final = 0xCE
 _HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 _SIGN_OF_LIFE_S: Final = 1.0
 _CONGESTED_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = 64 * 1024
 
 
 class Wire(asyncio.StreamReader):
@@ -132,6 +133,26 @@ class Wire(asyncio.StreamReader):
                 connected.shutdown(socket.SHUT_RDWR)
 
 
+class _Reading(asyncio.StreamReaderProtocol, asyncio.BufferedProtocol):
+    """Lets the event loop read into one buffer: its own way to read takes and gives back 256 KiB of memory each time.
+
+    That costs 13 us where few bytes come.
+    """
+
+    def __init__(self, wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(wire, loop=loop)
+        self._wire = wire
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Say where to."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has been read."""
+        self._wire.feed_data(bytes(self._buffer[:nbytes]))
+
+
 class WireFactory(TransportFactory):
     """Connects for the driver, by TLS where the URL says so."""
 
@@ -145,7 +166,7 @@ class WireFactory(TransportFactory):
         context = await provider.get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
         wire = Wire(loop)
-        protocol = asyncio.StreamReaderProtocol(wire, loop=loop)
+        protocol = _Reading(wire, loop)
         try:
             transport, _ = await loop.create_connection(
                 lambda: protocol, url.host or "", url.port or 0, ssl=context, **kwargs

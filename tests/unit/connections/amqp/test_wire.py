@@ -7,9 +7,10 @@ from pamqp.body import ContentBody
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
+from yarl import URL
 
 from aiotask.connections.amqp.received import Inbox, Received
-from aiotask.connections.amqp.wire import Wire
+from aiotask.connections.amqp.wire import Wire, WireFactory
 
 OURS, THEIRS = 3, 4
 HEARTBEAT = Heartbeat.marshal()
@@ -94,6 +95,27 @@ async def test_sign_of_life_never_comes_within_a_frame(wire: Wire, taken: list[R
     wire.feed_data(theirs[9:])
     wire.feed_eof()
     assert await wire.read() == theirs
+
+
+async def test_both_sides_get_what_is_longer_than_is_read_at_once() -> None:
+    ours, theirs = delivery(OURS, 1, b"o" * 300_000), delivery(THEIRS, 1, b"t" * 300_000)
+
+    def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ours + theirs + ours)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        wire, writer = await WireFactory().create(URL(f"amqp://127.0.0.1:{port}"))
+        assert isinstance(wire, Wire)
+        found: list[Received] = []
+        wire.inboxes[OURS] = Inbox(lambda *_: None, lambda _: None, lambda: None)
+        wire.inboxes[OURS].consumers[b"mine"] = found.append
+        read = (await wire.read()).replace(HEARTBEAT, b"")
+        writer.close()
+        await writer.wait_closed()
+    assert read == theirs
+    assert [message.body for message in found] == [b"o" * 300_000] * 2
 
 
 async def test_end_is_known_at_once(wire: Wire) -> None:
