@@ -68,6 +68,8 @@ class Fetcher:
             if received:
                 self._room.take(len(received))
                 self._hand_on(received)
+                if not full:
+                    await asyncio.sleep(0)  # what has come may start first
             elif burst and idle and self._is_idle():
                 # Idle before, too: what was written while the broker was asked is a message that it may not have seen.
                 return

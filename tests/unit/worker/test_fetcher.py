@@ -104,6 +104,24 @@ async def test_fetcher_asks_for_all_the_room_and_counts_what_it_got(running: Sta
     assert running.source.asked[0][1] > 0
 
 
+async def test_what_comes_alone_may_start_before_more_is_asked_for() -> None:
+    """Whatever starts it is awake by then; to ask for more takes 30 us, by which it would start later."""
+    stage = Stage(8)
+    seen: list[int] = []
+
+    def hand_on(_: list[Delivery]) -> None:
+        asyncio.get_running_loop().call_soon(lambda: seen.append(len(stage.source.asked)))
+
+    source: Any = stage.source
+    fetcher = Fetcher(source, stage.room, hand_on, lambda: None, lambda: True, lambda: 0)
+    task = asyncio.create_task(fetcher.run())
+    stage.source.put(1)
+    await stage.until(lambda: len(stage.source.asked) == 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen == [1]
+
+
 async def test_fetcher_asks_for_nothing_when_there_is_no_room(running: Stage) -> None:
     running.source.put(9)
     await running.until(lambda: running.room.used == 8)
@@ -151,7 +169,7 @@ async def test_fetcher_goes_on_when_the_broker_fails(
 ) -> None:
     monkeypatch.setattr(module, "_BACKOFF_S", 0.001)
     running.source.put(1)
-    await running.until(lambda: len(running.received) == 1)
+    await running.until(lambda: len(running.source.asked) == 2)
     running.source.failures = 2
     running.source.put(1)
     await running.until(lambda: running.source.failures == 0)
