@@ -84,6 +84,7 @@ class AmqpSubscription:
         self._flows = False
         """True while messages come faster than one by one."""
         self._linger: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
         self._pausing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -114,8 +115,6 @@ class AmqpSubscription:
         deadline = loop.time() + wait
         looks, waited = 0, False
         self._receiving += 1
-        if self._linger is not None:
-            self._linger.cancel()
         try:
             while not self._closed:
                 if self._flows:
@@ -200,10 +199,23 @@ class AmqpSubscription:
     # ---- giving back ----
 
     def _pause_soon(self) -> None:
+        """Pause unless somebody receives again soon. One timer looks: one for each message would cost it 10 us."""
         if not self._receiving and not self._closed:
-            if self._linger is not None:
-                self._linger.cancel()
-            self._linger = asyncio.get_running_loop().call_later(_LINGER_S, self._pause)
+            loop = asyncio.get_running_loop()
+            self._idle_since = loop.time()
+            if self._linger is None:
+                self._linger = loop.call_later(_LINGER_S, self._look)
+
+    def _look(self) -> None:
+        self._linger = None
+        if self._receiving or self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._idle_since + _LINGER_S - loop.time()
+        if left > 0:
+            self._linger = loop.call_later(left, self._look)
+        else:
+            self._pause()
 
     def _pause(self) -> None:
         """Give back what has come and nobody has asked for, unless somebody does now."""

@@ -52,6 +52,10 @@ class QueueState(NamedTuple):
     consumers: int
 
 
+_UNANSWERED: Final = LinkDown("", sent=True)
+"""What is said of each message until something is known of it. Never raised itself."""
+
+
 class _Batch:
     """The confirms that a call of `publish` waits for."""
 
@@ -60,7 +64,7 @@ class _Batch:
     def __init__(self, messages: Sequence[Message], loop: asyncio.AbstractEventLoop) -> None:
         self.messages = messages
         self.left = len(messages)
-        self.outcomes: list[Exception | None] = [LinkDown("", sent=True)] * self.left
+        self.outcomes: list[Exception | None] = [_UNANSWERED] * self.left
         self.done: asyncio.Future[None] = loop.create_future()
 
     def settle(self, position: int, outcome: Exception | None) -> None:
@@ -163,12 +167,12 @@ class AmqpChannel:
             return [LinkDown("The channel is closed.", sent=False)] * len(messages)
         batch = _Batch(messages, self._loop)
         self._batches.add(batch)
+        timer = self._loop.call_later(timeout, _end, batch.done)
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._write_all(batch, framed)
-                    await batch.done
+            await self._write_all(batch, framed)
+            await batch.done
         finally:
+            timer.cancel()
             self._batches.discard(batch)
             if batch.left and self.usable:
                 self._give_up(batch)
@@ -441,6 +445,11 @@ class AmqpChannel:
 def _tell(answer: "asyncio.Future[bool]", heard: bool) -> None:
     if not answer.done():
         answer.set_result(heard)
+
+
+def _end(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 async def _nobody(_: object) -> None:

@@ -1,7 +1,7 @@
 """What can go wrong on a link to RabbitMQ, and how a broker or backend turns it into errors of its own."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final, NamedTuple
 
 NOT_ENABLED: Final = 541
@@ -68,20 +68,32 @@ _WHAT_TO_DO = {
 }
 
 
-@contextmanager
-def translating(place: str, translation: Translation) -> Generator[None]:
-    """Raise the adapter's errors for those of the link.
+class Translating:
+    """Raises the adapter's errors for those of the link. A context manager: of a class, on the way of every message."""
 
-    Args:
-        place: The masked URL.
-        translation: What to raise.
-    """
-    try:
-        yield
-    except ServerBlocked as error:
-        raise translation.full(str(error)) from error
-    except (LinkClosed, LinkDown, ServerRefused) as error:
-        raise translation.connection(str(error)) from error
-    except ChannelError as error:
+    __slots__ = ("_place", "_translation")
+
+    def __init__(self, place: str, translation: Translation) -> None:
+        """Take the masked URL, and what to raise."""
+        self._place = place
+        self._translation = translation
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        translated = None if error is None else _translated(self._place, self._translation, error)
+        if translated is not None:
+            raise translated from error
+
+
+def _translated(place: str, translation: Translation, error: BaseException) -> Exception | None:
+    if isinstance(error, ServerBlocked):
+        return translation.full(str(error))
+    if isinstance(error, (LinkClosed, LinkDown, ServerRefused)):
+        return translation.connection(str(error))
+    if isinstance(error, ChannelError):
         hint = _WHAT_TO_DO.get(error.code, "")
-        raise translation.other(f"RabbitMQ {place} refuses: {str(error).rstrip('.')}. {hint}".rstrip()) from error
+        return translation.other(f"RabbitMQ {place} refuses: {str(error).rstrip('.')}. {hint}".rstrip())
+    return None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import aio_pika
@@ -12,7 +12,7 @@ from aiormq.exceptions import AMQPError
 
 from aiotask.connections.amqp.address import read_url
 from aiotask.connections.amqp.channel import AmqpChannel, is_cancelled
-from aiotask.connections.amqp.errors import LinkClosed, LinkDown, ServerRefused, Translation, translating
+from aiotask.connections.amqp.errors import LinkClosed, LinkDown, ServerRefused, Translating, Translation
 from aiotask.connections.amqp.refusals import check_server, refused
 from aiotask.connections.amqp.wire import Wire, WireFactory
 from aiotask.connections.backoff import Backoff
@@ -199,9 +199,9 @@ class AmqpLink:
         wire: Wire = connection.kwargs["transport_factory"].wire
         return wire
 
-    def translating(self, translation: Translation) -> AbstractContextManager[None]:
+    def translating(self, translation: Translation) -> Translating:
         """Raise the adapter's errors for those of the link."""
-        return translating(self.place, translation)
+        return Translating(self.place, translation)
 
     @property
     def blocked(self) -> bool:

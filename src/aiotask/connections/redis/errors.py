@@ -1,9 +1,9 @@
 """What can go wrong on a link to Redis, and how a broker or backend turns it into errors of its own."""
 
 import re
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
+from types import TracebackType
 from typing import Final, NamedTuple
 
 STALE_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOAUTH"})
@@ -75,30 +75,42 @@ class Translation(NamedTuple):
     """The server has no room: its memory limit is reached, or it can't write to its disk."""
 
 
-@contextmanager
-def translating(place: str, translation: Translation) -> Generator[None]:
-    """Raise the adapter's errors for those of the link.
+class Translating:
+    """Raises the adapter's errors for those of the link. A context manager: of a class, on the way of every command."""
 
-    Args:
-        place: The masked URL.
-        translation: What to raise.
-    """
-    try:
-        yield
-    except (LinkClosed, LinkDown, ServerRefused) as error:
-        raise translation.connection(str(error)) from error
-    except ReplyError as error:
-        if error.is_full:
-            raise translation.full(
-                f"Redis {place} has no room ({error}); nothing was stored. Give it memory (maxmemory) or disk, or "
-                "remove what is not needed."
-            ) from error
-        if error.is_stale:
-            raise translation.connection(
-                f"Redis {place} can't carry out commands now ({error}); nothing was stored. Try again."
-            ) from error
-        if error.code == "NOPERM":
-            raise translation.other(
-                f"Redis {place} does not allow this user what is needed: {error}. Extend the user's ACL."
-            ) from error
-        raise translation.other(f"Redis {place} answered with an error: {error}") from error
+    __slots__ = ("_place", "_translation")
+
+    def __init__(self, place: str, translation: Translation) -> None:
+        """Take the masked URL, and what to raise."""
+        self._place = place
+        self._translation = translation
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        translated = None if error is None else _translated(self._place, self._translation, error)
+        if translated is not None:
+            raise translated from error
+
+
+def _translated(place: str, translation: Translation, error: BaseException) -> Exception | None:
+    if isinstance(error, (LinkClosed, LinkDown, ServerRefused)):
+        return translation.connection(str(error))
+    if not isinstance(error, ReplyError):
+        return None
+    if error.is_full:
+        return translation.full(
+            f"Redis {place} has no room ({error}); nothing was stored. Give it memory (maxmemory) or disk, or "
+            "remove what is not needed."
+        )
+    if error.is_stale:
+        return translation.connection(
+            f"Redis {place} can't carry out commands now ({error}); nothing was stored. Try again."
+        )
+    if error.code == "NOPERM":
+        return translation.other(
+            f"Redis {place} does not allow this user what is needed: {error}. Extend the user's ACL."
+        )
+    return translation.other(f"Redis {place} answered with an error: {error}")

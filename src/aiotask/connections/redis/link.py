@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 from aiotask.connections.backoff import Backoff
@@ -15,8 +14,8 @@ from aiotask.connections.redis.errors import (
     LinkDown,
     ReplyError,
     ServerRefused,
+    Translating,
     Translation,
-    translating,
 )
 from aiotask.connections.redis.server import QUESTIONS, QUESTIONS_REPLIES, Server, check_server, read_answers
 from aiotask.connections.redis.wire import Wire
@@ -235,9 +234,9 @@ class RedisLink:
             replies[at] = await reply
         return replies
 
-    def translating(self, translation: Translation) -> AbstractContextManager[None]:
+    def translating(self, translation: Translation) -> Translating:
         """Raise the adapter's errors for those of the link."""
-        return translating(self.place, translation)
+        return Translating(self.place, translation)
 
     # ---- the connection's coming and going ----
 

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from aiotask.connections.redis import Translation
-from aiotask.connections.redis.errors import translating
+from aiotask.connections.redis.errors import Translating
 from aiotask.outcome import TaskMeta
 from aiotask.results.redis import RedisBackend, watching
 
@@ -33,8 +32,8 @@ class Server:
     async def close(self) -> None:
         self.opened -= 1
 
-    def translating(self, translation: Translation) -> AbstractContextManager[None]:
-        return translating(self.place, translation)
+    def translating(self, translation: Translation) -> Translating:
+        return Translating(self.place, translation)
 
     async def command(self, *words: Any, wait: float = 0.0) -> Any:
         self.commands.append(words)
