@@ -167,9 +167,10 @@ class AmqpChannel:
             return [LinkDown("The channel is closed.", sent=False)] * len(messages)
         batch = _Batch(messages, self._loop)
         self._batches.add(batch)
-        timer = self._loop.call_later(timeout, _end, batch.done)
+        deadline = self._loop.time() + timeout
+        timer = self._loop.call_at(deadline, _end, batch.done)  # costs less than an `asyncio.timeout` for each
         try:
-            await self._write_all(batch, framed)
+            await self._write_all(batch, framed, deadline)
             await batch.done
         finally:
             timer.cancel()
@@ -178,7 +179,7 @@ class AmqpChannel:
                 self._give_up(batch)
         return batch.outcomes
 
-    async def _write_all(self, batch: _Batch, framed: Sequence[bytes]) -> None:
+    async def _write_all(self, batch: _Batch, framed: Sequence[bytes], deadline: float) -> None:
         """Number and write; other batches may come in between, since what is numbered is written at once."""
         parts: list[bytes] = []
         size = 0
@@ -194,9 +195,11 @@ class AmqpChannel:
                 self._wire.write(b"".join(parts))
                 parts, size = [], 0
                 if self._wire.congested:
-                    with suppress(OSError):  # the driver finds out as well, and closes the channel
-                        await self._wire.drain()
-                    if not self.usable:
+                    # Of an error the driver finds out as well, and closes the channel.
+                    with suppress(OSError, TimeoutError):
+                        async with asyncio.timeout_at(deadline):
+                            await self._wire.drain()
+                    if not self.usable or batch.done.done():
                         return
                 number = self._published
 

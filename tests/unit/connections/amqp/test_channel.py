@@ -139,6 +139,19 @@ async def test_large_batch_waits_while_much_is_not_sent(server: Server) -> None:
     assert await publishing == [None] * 4
 
 
+async def test_large_batch_ends_in_time_when_the_server_reads_nothing(server: Server) -> None:
+    server.waiting_bytes = 1 << 30
+    messages = [Message("key", bytes(200_000), str(number)) for number in range(4)]
+    async with asyncio.timeout(5):
+        outcomes = await server.channel.publish(messages, 0.01)
+    assert [type(outcome) for outcome in outcomes] == [LinkDown] * 4
+    assert len(server.writes) == 1
+    server.waiting_bytes = 0
+    later = await server.publish("later")
+    server.say(commands.Basic.Ack(3))
+    assert await later == [None]
+
+
 async def test_acknowledgements_of_one_iteration_are_one_write_in_their_order(server: Server) -> None:
     server.channel.acknowledge([(2, True)])
     server.channel.acknowledge([(4, False)])
