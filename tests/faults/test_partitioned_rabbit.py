@@ -26,6 +26,9 @@ PROBE_S = 5.0
 WAYS = {"to the server": ["to_server"], "from the server": ["to_client"], "both ways": []}
 NAP_S = 3 * HEARTBEAT_S + 3.0
 CONCURRENCY = 10
+NONE, THOSE_OF_ONE_STEP = range(1), range(1, 3)
+"""How many may be lost. Two slots that are freed at once begin in one step, of which the answer is awaited; when one is
+freed a moment before the other, the second message is not acknowledged any more."""
 
 
 @pytest.fixture
@@ -94,12 +97,12 @@ async def test_others_get_what_a_worker_had_whose_link_was_half_open(
 @pytest.mark.parametrize(
     ("way", "heartbeat_s", "alone", "lost"),
     [
-        pytest.param("to the server", 60, False, 0, id="to the server", marks=pytest.mark.long),
-        pytest.param("to the server", 60, True, 0, id="to the server, alone"),
-        pytest.param("from the server", 60, False, 2, id="from the server"),
-        pytest.param("to the server", HEARTBEAT_S, False, 0, id="server hangs up", marks=pytest.mark.long),
-        pytest.param("from the server", HEARTBEAT_S, True, 0, id="server is asked, alone", marks=pytest.mark.long),
-        pytest.param("both ways", 60, False, 0, id="both ways", marks=pytest.mark.long),
+        pytest.param("to the server", 60, False, NONE, id="to the server", marks=pytest.mark.long),
+        pytest.param("to the server", 60, True, NONE, id="to the server, alone"),
+        pytest.param("from the server", 60, False, THOSE_OF_ONE_STEP, id="from the server"),
+        pytest.param("to the server", HEARTBEAT_S, False, NONE, id="server hangs up", marks=pytest.mark.long),
+        pytest.param("from the server", HEARTBEAT_S, True, NONE, id="server is asked, alone", marks=pytest.mark.long),
+        pytest.param("both ways", 60, False, NONE, id="both ways", marks=pytest.mark.long),
     ],
 )
 async def test_nothing_starts_twice_when_a_link_is_half_open_as_acknowledgements_go_out(
@@ -109,7 +112,7 @@ async def test_nothing_starts_twice_when_a_link_is_half_open_as_acknowledgements
     way: str,
     heartbeat_s: int,
     alone: bool,
-    lost: int,
+    lost: range,
 ) -> None:
     """What begins does so when the server has said that it has had that: it may have, and nobody hears of it."""
     proxy = proxies()
@@ -132,7 +135,7 @@ async def test_nothing_starts_twice_when_a_link_is_half_open_as_acknowledgements
     await scene.tell(f"half-open {way} as two begin, heartbeat {heartbeat_s} s, acks early", begun=2)
 
     assert scene.record.started_twice() == 0  # D 0
-    assert len(set(waiting) - began) == lost  # L <= E
+    assert len(set(waiting) - began) in lost  # L <= E
     outcomes = await scene.outcomes()
     assert set(outcomes) == began
     assert {meta.state for meta in outcomes.values()} == {SUCCESS}
