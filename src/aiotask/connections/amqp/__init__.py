@@ -10,11 +10,11 @@ from aiotask.connections.amqp.errors import (
     LinkDown,
     ServerBlocked,
     ServerRefused,
-    Translation,
 )
 from aiotask.connections.amqp.frames import Message
 from aiotask.connections.amqp.link import AmqpLink
 from aiotask.connections.amqp.received import Received
+from aiotask.connections.translating import Translation
 
 __all__ = [
     "NOT_ENABLED",

@@ -1,8 +1,8 @@
 """What can go wrong on a link to RabbitMQ, and how a broker or backend turns it into errors of its own."""
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final
+
+from aiotask.connections.translating import Translation
 
 NOT_ENABLED: Final = 541
 """The code of what a server can do and was not told to. It ends the connection, with all its channels."""
@@ -48,17 +48,6 @@ class ChannelError(Exception):
         self.code = code
 
 
-class Translation(NamedTuple):
-    """The errors that an adapter raises in place of the link's: each is called with the text."""
-
-    connection: Callable[[str], Exception]
-    """The server can't be reached, refuses us, or the connection was lost."""
-    other: Callable[[str], Exception]
-    """The server has answered with an error."""
-    full: Callable[[str], Exception]
-    """The server has no room."""
-
-
 _WHAT_TO_DO = {
     403: "Give the user the permission: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ.",
     405: "Another program uses it alone (exclusive); use another name.",
@@ -68,27 +57,8 @@ _WHAT_TO_DO = {
 }
 
 
-class Translating:
-    """Raises the adapter's errors for those of the link. A context manager: of a class, on the way of every message."""
-
-    __slots__ = ("_place", "_translation")
-
-    def __init__(self, place: str, translation: Translation) -> None:
-        """Take the masked URL, and what to raise."""
-        self._place = place
-        self._translation = translation
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        translated = None if error is None else _translated(self._place, self._translation, error)
-        if translated is not None:
-            raise translated from error
-
-
-def _translated(place: str, translation: Translation, error: BaseException) -> Exception | None:
+def translated(place: str, translation: Translation, error: BaseException) -> Exception | None:
+    """Return the adapter's error for one of the link; None for any other. `place` is the masked URL."""
     if isinstance(error, ServerBlocked):
         return translation.full(str(error))
     if isinstance(error, (LinkClosed, LinkDown, ServerRefused)):

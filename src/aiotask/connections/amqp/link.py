@@ -12,11 +12,12 @@ from aiormq.exceptions import AMQPError
 
 from aiotask.connections.amqp.address import read_url
 from aiotask.connections.amqp.channel import AmqpChannel, is_cancelled
-from aiotask.connections.amqp.errors import LinkClosed, LinkDown, ServerRefused, Translating, Translation
+from aiotask.connections.amqp.errors import LinkClosed, LinkDown, ServerRefused, translated
 from aiotask.connections.amqp.refusals import check_server, refused
 from aiotask.connections.amqp.wire import Wire, WireFactory
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
+from aiotask.connections.translating import Translating, Translation
 
 Observer: TypeAlias = Callable[[bool], None]
 """Told in the event loop: True when the link is up again, False when it has gone down or is closed."""
@@ -201,7 +202,7 @@ class AmqpLink:
 
     def translating(self, translation: Translation) -> Translating:
         """Raise the adapter's errors for those of the link."""
-        return Translating(self.place, translation)
+        return Translating(self.place, translation, translated)
 
     @property
     def blocked(self) -> bool:

@@ -2,10 +2,11 @@
 
 from aiotask.connections.redis.blocking import BlockingReader
 from aiotask.connections.redis.commands import Script, ScriptCall, Word
-from aiotask.connections.redis.errors import LinkClosed, LinkDown, ReplyError, ServerRefused, Translation
+from aiotask.connections.redis.errors import LinkClosed, LinkDown, ReplyError, ServerRefused
 from aiotask.connections.redis.link import RedisLink
 from aiotask.connections.redis.listener import Listener
 from aiotask.connections.redis.threads import ThreadConnection
+from aiotask.connections.translating import Translation
 
 __all__ = [
     "BlockingReader",

@@ -1,10 +1,10 @@
 """What can go wrong on a link to Redis, and how a broker or backend turns it into errors of its own."""
 
 import re
-from collections.abc import Callable
 from functools import cached_property
-from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final
+
+from aiotask.connections.translating import Translation
 
 STALE_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOAUTH"})
 """Replies of a server that is not, or no longer, the one to talk to. It has not carried out the command."""
@@ -64,38 +64,8 @@ def wants_password(place: str) -> ServerRefused:
     )
 
 
-class Translation(NamedTuple):
-    """The errors that an adapter raises in place of the link's: each is called with the text."""
-
-    connection: Callable[[str], Exception]
-    """The server can't be reached, refuses us, or the connection was lost."""
-    other: Callable[[str], Exception]
-    """The server has answered with an error."""
-    full: Callable[[str], Exception]
-    """The server has no room: its memory limit is reached, or it can't write to its disk."""
-
-
-class Translating:
-    """Raises the adapter's errors for those of the link. A context manager: of a class, on the way of every command."""
-
-    __slots__ = ("_place", "_translation")
-
-    def __init__(self, place: str, translation: Translation) -> None:
-        """Take the masked URL, and what to raise."""
-        self._place = place
-        self._translation = translation
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        translated = None if error is None else _translated(self._place, self._translation, error)
-        if translated is not None:
-            raise translated from error
-
-
-def _translated(place: str, translation: Translation, error: BaseException) -> Exception | None:
+def translated(place: str, translation: Translation, error: BaseException) -> Exception | None:
+    """Return the adapter's error for one of the link; None for any other. `place` is the masked URL."""
     if isinstance(error, (LinkClosed, LinkDown, ServerRefused)):
         return translation.connection(str(error))
     if not isinstance(error, ReplyError):

@@ -14,12 +14,12 @@ from aiotask.connections.redis.errors import (
     LinkDown,
     ReplyError,
     ServerRefused,
-    Translating,
-    Translation,
+    translated,
 )
 from aiotask.connections.redis.server import QUESTIONS, QUESTIONS_REPLIES, Server, check_server, read_answers
 from aiotask.connections.redis.wire import Wire
 from aiotask.connections.signals import Signal
+from aiotask.connections.translating import Translating, Translation
 
 Observer: TypeAlias = Callable[[bool], None]
 """Told in the event loop: True when the link is up again, False when it has gone down or is closed."""
@@ -236,7 +236,7 @@ class RedisLink:
 
     def translating(self, translation: Translation) -> Translating:
         """Raise the adapter's errors for those of the link."""
-        return Translating(self.place, translation)
+        return Translating(self.place, translation, translated)
 
     # ---- the connection's coming and going ----
 

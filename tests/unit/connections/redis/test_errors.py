@@ -2,7 +2,8 @@
 
 import pytest
 
-from aiotask.connections.redis.errors import LinkClosed, LinkDown, ReplyError, ServerRefused, Translating, Translation
+from aiotask.connections.redis.errors import LinkClosed, LinkDown, ReplyError, ServerRefused, translated
+from aiotask.connections.translating import Translating, Translation
 from aiotask.exceptions import BrokerConnectionError, BrokerError, BrokerFull
 
 ERRORS = Translation(BrokerConnectionError, BrokerError, BrokerFull)
@@ -41,7 +42,7 @@ def test_code_of_a_reply_is_the_innermost(text: str, code: str) -> None:
     ],
 )
 def test_error_is_translated_and_kept_as_the_cause(error: Exception, kind: type[Exception], says: str) -> None:
-    with pytest.raises(kind, match=says) as raised, Translating("redis://:***@h/0", ERRORS):
+    with pytest.raises(kind, match=says) as raised, Translating("redis://:***@h/0", ERRORS, translated):
         raise error
     assert type(raised.value) is kind
     assert raised.value.__cause__ is error
@@ -50,5 +51,5 @@ def test_error_is_translated_and_kept_as_the_cause(error: Exception, kind: type[
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(ZeroDivisionError), Translating("redis://h", ERRORS):
+    with pytest.raises(ZeroDivisionError), Translating("redis://h", ERRORS, translated):
         _ = 1 / 0

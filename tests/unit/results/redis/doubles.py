@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from aiotask.connections.redis import Translation
-from aiotask.connections.redis.errors import Translating
+from aiotask.connections.redis.errors import translated
+from aiotask.connections.translating import Translating
 from aiotask.outcome import TaskMeta
 from aiotask.results.redis import RedisBackend, watching
 
@@ -33,7 +34,7 @@ class Server:
         self.opened -= 1
 
     def translating(self, translation: Translation) -> Translating:
-        return Translating(self.place, translation)
+        return Translating(self.place, translation, translated)
 
     async def command(self, *words: Any, wait: float = 0.0) -> Any:
         self.commands.append(words)
