@@ -1,6 +1,7 @@
 """Measure every task queue on one server, and print Markdown for docs/benchmarks.md.
 
-`python -m benchmarks.peers [ROUNDS] [--broker redis|rabbitmq] [--only NAME,...] [--workload NAME,...]`
+`python -m benchmarks.peers [ROUNDS] [--broker redis|rabbitmq] [--only NAME,...] [--workload NAME,...]
+[--queue-type quorum|classic]`
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 from benchmarks.peers import processes
 from benchmarks.peers.environments import ROOT, NotInstallableError, python_of
+from benchmarks.peers.rabbitmq import QUEUE_TYPE, QUEUE_TYPES
 from benchmarks.peers.report import Measured, print_report
 from benchmarks.peers.suites import SUITES, Suite
 
@@ -28,18 +30,22 @@ def main() -> int:
     parser.add_argument("--broker", choices=list(SUITES), default="redis")
     parser.add_argument("--only", default="", help="names of task queues, with commas between")
     parser.add_argument("--workload", default="", help="names of workloads, with commas between")
+    parser.add_argument("--queue-type", choices=QUEUE_TYPES, help="of all queues, instead of each one's default")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every `finally`: nothing is left running
     suite = SUITES[arguments.broker]
-    names = arguments.only.split(",") if arguments.only else suite.names
+    kind = arguments.queue_type
+    if kind and not suite.typed:
+        parser.error("--queue-type is of --broker rabbitmq.")
+    known = suite.typed if kind else suite.names
+    names = arguments.only.split(",") if arguments.only else known
     workloads = arguments.workload.split(",") if arguments.workload else list(suite.counts)
-    unknown = [word for word in names if word not in suite.names] + [
-        word for word in workloads if word not in suite.counts
-    ]
+    unknown = [word for word in names if word not in known] + [word for word in workloads if word not in suite.counts]
     if unknown:
-        parser.error(
-            f"unknown: {', '.join(unknown)}. There are {', '.join(suite.names)}; and {', '.join(suite.counts)}."
-        )
+        parser.error(f"unknown: {', '.join(unknown)}. There are {', '.join(known)}; and {', '.join(suite.counts)}.")
+
+    if kind:
+        os.environ[QUEUE_TYPE] = kind
 
     pythons, missing = {}, {}
     for name in names:
@@ -55,7 +61,8 @@ def main() -> int:
                 if not number or workload not in suite.once:
                     bench.round(number, workload, asked=bool(arguments.workload))
         version = server.version()
-    print(f"Python {platform.python_version()}, {version}, medians of {arguments.rounds} rounds;")
+    queues = f", {kind} queues" if kind else ""
+    print(f"Python {platform.python_version()}, {version}{queues}, medians of {arguments.rounds} rounds;")
     lowest, highest = min(measured.loads), max(measured.loads)
     print(
         f"load average {lowest:.1f} to {highest:.1f} on {os.cpu_count()} cores, of which about 1.5 is the measurement\n"

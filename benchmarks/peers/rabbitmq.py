@@ -18,6 +18,9 @@ PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 """Debian's own is a wrapper that insists on the system's folders and on its user; this is the server's."""
 PATIENCE_S = 180.0
 """A server that is not up by then is not coming; it takes 6 s on a machine that has nothing else to do."""
+QUEUE_TYPES = ("quorum", "classic")
+QUEUE_TYPE = "PEERS_QUEUE_TYPE"
+"""The variable that tells client and worker which of them to make; not set, each does as it does by default."""
 
 
 class Rabbit:
@@ -177,3 +180,8 @@ def _free_ports(count: int) -> list[int]:
 def redis_url_from_environment() -> str:
     """Return the URL of the Redis beside it, as client and worker are told it."""
     return os.environ["PEERS_REDIS_URL"]
+
+
+def queue_type_from_environment() -> str | None:
+    """Return the kind of queue that is asked for, None where that is nobody's matter."""
+    return os.environ.get(QUEUE_TYPE)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.peers.rabbitmq import Rabbit, rabbitmq_server
@@ -53,8 +53,8 @@ class Suite:
     """Short for aiotask: measured again right before every other queue, so that a ratio is of one moment."""
     ceilings: Sequence[str] = ()
     """No task queues, but what the driver does with bare messages: beside the drain alone, in aiotask's environment."""
-    lacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Workloads that a queue has not."""
+    typed: Sequence[str] = ()
+    """Those that make queues of the kind that is asked for, aiotask's among them."""
 
     @property
     def names(self) -> list[str]:
@@ -141,6 +141,7 @@ RABBITMQ = Suite(
     counts={"drain": 2_000, "trips": 300, "naps": 2_000, "large": 1_000},
     own_counts={"drain": 20_000, "large": 10_000},
     ceilings=("aio-pika", "aiormq"),
+    typed=("aiotask-redis", "aiotask-rpc", "faststream"),
     goals=(
         Goal("no-op drain, 100 at once, results", "drain_per_s", "/s", "4 x the fastest asyncio peer", ASYNCIO, False),
         Goal("the same beside dramatiq's two processes", "drain_per_s", "/s", "above dramatiq", "dramatiq", False),

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from aiotask import AioTask
-from benchmarks.peers.adapters.rabbitmq.own import OwnAdapter, tasks_of
+from benchmarks.peers.adapters.rabbitmq.own import OwnAdapter, make_app, tasks_of
 from benchmarks.peers.rabbitmq import redis_url_from_environment
-from benchmarks.peers.server import url_from_environment
 
-app = AioTask("peers", broker=url_from_environment(), backend=redis_url_from_environment())
+app = make_app(redis_url_from_environment())
 tasks = tasks_of(app)
 
 

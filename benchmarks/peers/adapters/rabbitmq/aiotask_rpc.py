@@ -3,11 +3,10 @@
 from collections.abc import Awaitable
 from typing import Any
 
-from aiotask import AioTask, AsyncResult
-from benchmarks.peers.adapters.rabbitmq.own import OwnAdapter, tasks_of
-from benchmarks.peers.server import url_from_environment
+from aiotask import AsyncResult
+from benchmarks.peers.adapters.rabbitmq.own import OwnAdapter, make_app, tasks_of
 
-app = AioTask("peers", broker=url_from_environment(), backend="rpc://")
+app = make_app("rpc://")
 tasks = tasks_of(app)
 
 

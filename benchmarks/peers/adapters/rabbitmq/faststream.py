@@ -5,15 +5,17 @@ from typing import Any
 from uuid import uuid4
 
 from faststream import FastStream
-from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
+from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, RabbitQueue
 
 from benchmarks.peers.bodies import NAP_S, started
 from benchmarks.peers.protocol import Peer
+from benchmarks.peers.rabbitmq import queue_type_from_environment
 from benchmarks.peers.server import url_from_environment
 
 broker = RabbitBroker(url_from_environment(), default_channel=Channel(prefetch_count=100), logger=None)
 app = FastStream(broker)
-QUEUES = {name: RabbitQueue(name, durable=True) for name in ("noop", "take", "nap")}
+KIND = QueueType(queue_type_from_environment() or "classic")  # classic by default
+QUEUES = {name: RabbitQueue(name, queue_type=KIND, durable=True) for name in ("noop", "take", "nap")}
 
 
 @broker.subscriber(QUEUES["noop"])

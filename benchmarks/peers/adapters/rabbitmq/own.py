@@ -7,6 +7,8 @@ from typing import Any
 from aiotask import AioTask, AsyncResult
 from benchmarks.peers.bodies import NAP_S, started
 from benchmarks.peers.protocol import Peer
+from benchmarks.peers.rabbitmq import queue_type_from_environment
+from benchmarks.peers.server import url_from_environment
 
 
 async def noop() -> int:
@@ -23,6 +25,17 @@ async def nap() -> int:
     started()
     await asyncio.sleep(NAP_S)
     return 1
+
+
+def make_app(backend: str) -> AioTask:
+    """Return an app without tasks."""
+    kind = queue_type_from_environment()
+    return AioTask(
+        "peers",
+        broker=url_from_environment(),
+        backend=backend,
+        broker_transport_options={} if kind is None else {"queue_type": kind},
+    )
 
 
 def tasks_of(app: AioTask) -> dict[str, Any]:
