@@ -9,11 +9,11 @@ class Translation(NamedTuple):
     """The errors that an adapter raises in place of the link's: each is called with the text."""
 
     connection: Callable[[str], Exception]
-    """The server can't be reached, refuses us, or the connection was lost."""
+    """The server or file can't be reached or is not open, refuses us, or the connection was lost."""
     other: Callable[[str], Exception]
-    """The server has answered with an error."""
+    """It has answered with an error."""
     full: Callable[[str], Exception]
-    """The server has no room: no memory, or no disk, left."""
+    """It has no room: no memory, or no disk, left."""
 
 
 class Translating:
@@ -27,7 +27,7 @@ class Translating:
         translation: Translation,
         translated: Callable[[str, Translation, BaseException], Exception | None],
     ) -> None:
-        """Take the masked URL, what to raise, and the function that returns it: None for what is none of the link's."""
+        """Take the masked URL or path, and the function that returns what to raise: None for any other error."""
         self._place = place
         self._translation = translation
         self._translated = translated

@@ -12,7 +12,7 @@ from functools import partial
 from sqlite3 import Connection
 from typing import Any
 
-from aiotask.connections.sqlite.link import SqliteLink, Translation
+from aiotask.connections.sqlite.link import SqliteLink
 from aiotask.connections.sqlite.rows import (
     Row,
     changed_rows,
@@ -23,6 +23,7 @@ from aiotask.connections.sqlite.rows import (
     store_rows,
     sweep_rows,
 )
+from aiotask.connections.translating import Translation
 from aiotask.exceptions import BackendConnectionError, BackendError
 from aiotask.outcome import TaskMeta
 from aiotask.wire.rows import decode_meta, encode_meta

@@ -8,7 +8,8 @@ from aiotask.brokers.sqlite import messages, revoked
 from aiotask.brokers.sqlite.admin import SqliteQueueAdmin
 from aiotask.brokers.sqlite.remote import Listener, ask
 from aiotask.brokers.sqlite.subscription import ERRORS, SqliteSubscription
-from aiotask.connections.sqlite.link import SqliteLink, Translation
+from aiotask.connections.sqlite.link import SqliteLink
+from aiotask.connections.translating import Translation
 from aiotask.exceptions import BrokerConnectionError, BrokerFull, PublishError
 from aiotask.message import Envelope
 from aiotask.protocols import Answering

@@ -14,9 +14,10 @@ from typing import Final, TypeVar
 
 from aiotask.brokers.sqlite import messages, parking, presence, taking
 from aiotask.connections.sqlite.database import FileRefused, may_pass
-from aiotask.connections.sqlite.link import SqliteLink, Translation
+from aiotask.connections.sqlite.link import SqliteLink
 from aiotask.connections.sqlite.rows import to_json
 from aiotask.connections.sqlite.storage import LinkClosed, Step
+from aiotask.connections.translating import Translation
 from aiotask.exceptions import BrokerConnectionError, BrokerError, BrokerFull
 from aiotask.message import Delivery, Finish, Settlement, Start, Verdict
 from aiotask.protocols import Renewal, ResultBackend

@@ -5,24 +5,14 @@ import concurrent.futures
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 from aiotask.connections.sqlite.database import BUSY_TIMEOUT_S, FileRefused, primary_code
 from aiotask.connections.sqlite.storage import Job, LinkClosed, Observer, Step, Storage
+from aiotask.connections.translating import Translating, Translation
 
 T = TypeVar("T")
-
-
-class Translation(NamedTuple):
-    """The errors that an adapter raises in place of SQLite's: each is called with the text."""
-
-    connection: Callable[[str], Exception]
-    """The file can't be opened, or is not open."""
-    other: Callable[[str], Exception]
-    full: Callable[[str], Exception]
-    """The disk has no room."""
 
 
 class SqliteLink:
@@ -139,27 +129,9 @@ class SqliteLink:
         if storage is not None:
             storage.remove_chore(chore)
 
-    @contextmanager
-    def translating(self, translation: Translation) -> Generator[None]:
+    def translating(self, translation: Translation) -> Translating:
         """Raise the adapter's errors for those of the link and of SQLite."""
-        try:
-            yield
-        except (FileRefused, LinkClosed) as error:
-            raise translation.connection(str(error)) from error
-        except sqlite3.Error as error:
-            match primary_code(error):
-                case sqlite3.SQLITE_FULL:
-                    raise translation.full(
-                        f"There is no room for the SQLite file {self.path} ({error}); nothing was stored. "
-                        "Free space on its disk."
-                    ) from error
-                case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                    raise translation.other(
-                        f"The SQLite file {self.path} is locked: another process has been writing to it for "
-                        f"{BUSY_TIMEOUT_S:g} s."
-                    ) from error
-                case _:
-                    raise translation.other(f"The SQLite file {self.path} failed: {error}") from error
+        return Translating(str(self.path), translation, _translated)
 
     def _opened(self) -> Storage:
         storage = self._storage
@@ -181,3 +153,21 @@ class SqliteLink:
 
 def _nothing(_connection: sqlite3.Connection) -> None:
     return None
+
+
+def _translated(path: str, translation: Translation, error: BaseException) -> Exception | None:
+    if isinstance(error, (FileRefused, LinkClosed)):
+        return translation.connection(str(error))
+    if not isinstance(error, sqlite3.Error):
+        return None
+    match primary_code(error):
+        case sqlite3.SQLITE_FULL:
+            return translation.full(
+                f"There is no room for the SQLite file {path} ({error}); nothing was stored. Free space on its disk."
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return translation.other(
+                f"The SQLite file {path} is locked: another process has been writing to it for {BUSY_TIMEOUT_S:g} s."
+            )
+        case _:
+            return translation.other(f"The SQLite file {path} failed: {error}")
