@@ -125,6 +125,8 @@ class Delivery(msgspec.Struct, eq=False):
     """As `headers`."""
     begun: bool = False
     """Whether it was begun by the step that handed it out (`FusedStart`)."""
+    via: tuple[str, str] | None = None
+    """The exchange and the routing key that another program has sent it by; None where it was sent to its queue."""
 
 
 class Start(msgspec.Struct):

@@ -6,6 +6,7 @@ starts the worker again after 69 brings it up when that is mended.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import socket
@@ -154,6 +155,26 @@ def test_server_that_says_nothing_is_told(told: Callable[..., Told], scheme: str
         )
 
 
+def test_server_that_speaks_first_is_told(told: Callable[..., Told]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connected, _ = server.accept()
+            with connected:
+                connected.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+                connected.recv(8)
+                connected.settimeout(10)
+                with contextlib.suppress(OSError):
+                    connected.recv(1)
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        url = f"amqp://guest:secret@127.0.0.1:{server.getsockname()[1]}/"
+        finished = told(url, AIOTASK_BROKER_CONNECTION_TIMEOUT="0.5")
+        greeting.join()
+    assert_ends(finished, UNREACHABLE, ":***@", "not as a RabbitMQ does (it says 'SSH-2.0-OpenSSH_9.2')")
+
+
 def test_tls_to_a_port_without_it_is_told(told: Callable[..., Told], shared_rabbit: RabbitServer) -> None:
     url = shared_rabbit.url(password="secret").replace("amqp://", "amqps://")
     assert_ends(told(url, AIOTASK_BROKER_CONNECTION_TIMEOUT="3"), UNREACHABLE, "guest:***@", "amqp://")
@@ -192,6 +213,26 @@ def test_virtual_host_that_is_not_ours_is_told(
 ) -> None:
     url = shared_rabbit.url(vhost, user=someone, password="secret")
     assert_ends(told(url), UNREACHABLE, "someone:***@", f"virtual host {vhost!r}", "set_permissions")
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("max-connections", "takes no more connections: access to vhost"),
+        ("max-queues", "Delete queues that nobody needs, or raise the limit max-queues"),
+    ],
+)
+def test_limit_of_the_virtual_host_is_told(
+    told: Callable[..., Told], shared_rabbit: RabbitServer, vhost: str, limit: str, said: str
+) -> None:
+    shared_rabbit.evaluate(f'rabbit_vhost_limit:set(<<"{vhost}">>, [{{<<"{limit}">>, 0}}], <<"test">>).')
+    assert_ends(told(shared_rabbit.url(vhost)), UNREACHABLE, "guest:***@", said, "rabbitmqctl set_vhost_limits")
+
+
+def test_name_that_is_the_servers_own_is_told(aiotask: Run, shared_rabbit: RabbitServer, vhost: str) -> None:
+    finished = ended(aiotask("call", "tasks.add", "--queue", "amq.mine", AIOTASK_BROKER_URL=shared_rabbit.url(vhost)))
+    assert_ends(finished, UNREACHABLE, "reserved prefix", "use another name")
+    assert "set_permissions" not in finished.output
 
 
 REPLIES, QUEUES, SENDING = "aiotask.reply", "default", "amq.default"

@@ -1,6 +1,7 @@
 """The RabbitMQ broker when its server, a connection or a queue goes away, and when what it is given is wrong."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -109,10 +110,23 @@ async def _drained(subscription, came: set[str], server: RabbitServer) -> bool:
     return ready == "0"
 
 
-async def test_running_execution_keeps_its_message_when_the_connection_is_cut(rabbit_url: str, brokers) -> None:
+async def publish_as_celery(broker: AmqpBroker) -> None:
+    """Publish a message that has a task id, and no id of its own."""
+    channel = await broker.link.channel(confirms=True)
+    sent = Message(QUEUE, b"theirs", "", "application/json", correlation_id="a-task", headers={"id": "a-task"})
+    sent.properties = {"message_id": None, "app_id": None}
+    assert await channel.publish([sent], PATIENCE_S) == [None]
+
+
+@pytest.mark.parametrize(
+    "publish", [lambda broker: broker.publish([envelope()]), publish_as_celery], ids=["ours", "Celery's"]
+)
+async def test_running_execution_keeps_its_message_when_the_connection_is_cut(
+    rabbit_url: str, brokers, publish: Callable[[AmqpBroker], Awaitable[None]]
+) -> None:
     broker = await brokers(rabbit_url)
     subscription = await subscribe(broker)
-    await broker.publish([envelope()])
+    await publish(broker)
     [delivery] = await subscription.receive(1, PATIENCE_S)
     assert await subscription.begin([Start(delivery, acks_late=True)]) == [Verdict.RUN]
     subscription.link.cut()
@@ -134,8 +148,10 @@ async def test_all_that_runs_keeps_its_messages_when_the_connection_is_cut(
         deliveries += await subscription.receive(3 - len(deliveries), PATIENCE_S)
     starts = [Start(delivery, acks_late=True) for delivery in deliveries]
     assert await subscription.begin(starts) == [Verdict.RUN] * 3
+    told: list[bool] = []
+    subscription.link.observe(told.append)
     subscription.link.cut()
-    await until(lambda: not subscription.link.connected)
+    await until(lambda: told)  # it may be up again before anybody looks
     receiving = asyncio.create_task(subscription.receive(1, PATIENCE_S)) if receives else None
     assert await subscription.settle([Settlement(delivery) for delivery in deliveries]) == []
     if receiving is not None:
@@ -143,6 +159,57 @@ async def test_all_that_runs_keeps_its_messages_when_the_connection_is_cut(
         await asyncio.wait([receiving])
     await subscription.close()
     assert await (await subscribe(broker)).receive(1, 0.3) == []
+
+
+async def test_message_is_not_taken_for_another_of_the_same_id(rabbit_url: str, brokers) -> None:
+    """Whoever sends it may say what they want there."""
+    broker = await brokers(rabbit_url)
+    channel = await broker.link.channel(confirms=True)
+    subscription = await subscribe(broker)
+    for number in range(2):
+        sent = Message(QUEUE, b"theirs", "", headers={"id": f"task-{number}"}, properties={"message_id": "same"})
+        assert await channel.publish([sent], PATIENCE_S) == [None]
+        if not number:
+            [delivery] = await subscription.receive(1, PATIENCE_S)
+            assert await subscription.settle([Settlement(delivery)]) == []
+            await asyncio.sleep(0.2)  # it takes no more
+    other = await broker.link.channel()
+    assert (await other.get(QUEUE)) is not None
+    await other.close()
+    [delivery] = await subscription.receive(1, PATIENCE_S)
+    assert delivery.id == "task-1"
+
+
+async def test_message_waits_once_more_when_it_is_due_later_than_the_ladder_is_long(
+    rabbit_url: str, brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("packing", "sender"):
+        monkeypatch.setattr(f"aiotask.brokers.amqp.{module}.LONGEST_S", 0.3)
+    broker = await brokers(rabbit_url)
+    subscription = await subscribe(broker)
+    began = time.monotonic()
+    await broker.publish([envelope(delay_s=1.0), envelope(due_at=time.time() + 1.0)])
+    due = []
+    while len(due) < 2:
+        due += await subscription.receive(2, PATIENCE_S)
+    assert 0.95 < time.monotonic() - began < PATIENCE_S
+    assert await subscription.settle([Settlement(one, "release", delay_s=1.0) for one in due]) == []
+    began = time.monotonic()
+    assert await subscription.receive(1, PATIENCE_S)
+    assert 0.95 < time.monotonic() - began < PATIENCE_S
+
+
+async def test_priority_of_what_takes_the_place_of_a_message_is_kept_where_queues_know_none(
+    rabbit_url: str, brokers
+) -> None:
+    broker = await brokers(rabbit_url)
+    subscription = await subscribe(broker)
+    await broker.publish([envelope()])
+    [delivery] = await subscription.receive(1, PATIENCE_S)
+    again = Settlement(delivery, "replace", envelope=envelope(priority=1))
+    assert await subscription.settle([again]) == []
+    [delivery] = await subscription.receive(1, PATIENCE_S)
+    assert delivery.priority == 1
 
 
 async def test_message_goes_on_when_its_queue_was_deleted(shared_rabbit: RabbitServer, brokers) -> None:

@@ -194,6 +194,27 @@ async def test_queue_without_priorities_is_one_clear_error_where_they_are_set(ma
             pytest.fail("it must not start")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"x-queue-mode": "lazy"},
+        {"x-queue-type": "classic"},
+        {"x-expires": 3_600_000, "x-max-length": 1000, "x-single-active-consumer": True},
+    ],
+)
+async def test_queue_with_the_priorities_that_are_set_is_used_whatever_else_it_was_made_with(
+    make: Callable[..., AioTask], other_program: AmqpChannel, more: dict[str, Any]
+) -> None:
+    await other_program.declare_queue("default", {"x-max-priority": 9, **more})
+    await other_program.declare_queue("others", {"x-max-priority": 8, **more})
+    app = make(task_queue_max_priority=9)
+    where = queue_task(app)
+    async with app.worker():
+        assert await (await where.delay()).get(timeout=PATIENCE_S) == "default"
+    with pytest.raises(BrokerError, match=r"The queue 'others' .* task_queue_max_priority says .*received '9'"):
+        await where.apply_async(queue="others")
+
+
 # ---- exchanges ----
 
 
@@ -301,3 +322,30 @@ async def test_immediate_call_counts_the_consumers_of_other_programs(
     result = await where.apply_async(immediate=True)
     async with asyncio.timeout(PATIENCE_S):
         assert await came == result.id
+
+
+@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+async def test_worker_takes_no_more_than_it_has_slots_for(
+    make: Callable[..., AioTask], other_program: AmqpChannel, acks_late: bool
+) -> None:
+    """The rest waits in the queue, for whoever comes."""
+    app = make(task_acks_late=acks_late)
+    running, going_on = asyncio.Semaphore(0), asyncio.Event()
+
+    @app.task
+    async def work() -> None:
+        running.release()
+        await going_on.wait()
+
+    async with app:
+        sent = await work.send_many([()] * 20)
+        async with app.worker(concurrency=3):
+            for _ in range(3):
+                await running.acquire()
+            await asyncio.sleep(0.5)  # it takes what it would
+            waiting = (await other_program.declare_queue("default", passive=True)).ready
+            going_on.set()
+            for each in sent:
+                await each.get(PATIENCE_S)
+    assert running._value == 17
+    assert 20 - 2 * 3 <= waiting <= 20 - 3

@@ -11,7 +11,7 @@ from aiotask.brokers.amqp.names import Make
 from aiotask.brokers.amqp.packing import Packer
 from aiotask.brokers.amqp.remote import Remote
 from aiotask.brokers.amqp.revokes import write_revokes
-from aiotask.brokers.amqp.sender import Sender, Unconfirmed
+from aiotask.brokers.amqp.sender import Sender, Unconfirmed, Unsendable
 from aiotask.brokers.amqp.subscription import AmqpSubscription
 from aiotask.brokers.amqp.topology import Topology
 from aiotask.connections.amqp import AmqpLink, LinkDown, Message, ServerBlocked, Translation
@@ -127,8 +127,11 @@ class AmqpBroker(AmqpQueueAdmin):
             try:
                 messages = await self._prepared(batch, deadline)
                 await self._sender.send(messages, deadline)
-            except ValueError as error:
+            except ValueError as error:  # a name that the driver does not take
                 raise unsent(str(error)) from error
+            except Unsendable as error:
+                ids = [batch[at].id for at in error.errors]
+                raise PublishError(f"RabbitMQ does not carry this: {error}. Nothing of it was sent.", ids) from error
             except Unconfirmed as error:
                 ids = [batch[at].id for at in error.positions]
                 blocked = f" {error.why}" if isinstance(error.why, ServerBlocked) else ""

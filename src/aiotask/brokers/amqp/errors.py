@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
-from aiotask.brokers.amqp.sender import Unconfirmed
+from aiotask.brokers.amqp.sender import Unconfirmed, Unsendable
 from aiotask.connections.amqp import (
     AmqpLink,
     ChannelError,
@@ -30,6 +30,8 @@ def settling(link: AmqpLink) -> Generator[None]:
             if isinstance(error.why, ServerBlocked):
                 raise error.why from error
             raise BrokerError(f"RabbitMQ {link.place} has not confirmed {why_unconfirmed(error)}") from error
+        except Unsendable as error:
+            raise BrokerError(f"What was to be sent to RabbitMQ {link.place} is no message: {error}.") from error
 
 
 def why_unconfirmed(error: Unconfirmed) -> str:

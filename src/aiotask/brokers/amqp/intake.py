@@ -15,10 +15,13 @@ from typing import Any, Final
 
 from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.brokers.amqp.packing import Receipt
+from aiotask.brokers.amqp.readable import see_readable
+from aiotask.brokers.amqp.steps import ABSENT
 from aiotask.brokers.amqp.topology import Topology
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Received
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
+from aiotask.exceptions import BrokerError
 
 _TAKEN: Final = (Kind.SUSPECTS, Kind.RETURNED, Kind.MAIN)
 _GROWTH: Final = 2
@@ -27,6 +30,9 @@ is never made smaller: who has no room for a while has none at all, and begins a
 _FEW: Final = 16
 _SUSPECT_LOOKS: Final = 10
 _SUSPECT_LOOK_S: Final = 0.02
+_REFUSED_S: Final = 0.25
+_REFUSED_MOST_S: Final = 10.0
+"""Pauses before what was refused is tried again, doubling: each is an error in our log, and in the server's."""
 
 
 class Consumer:
@@ -70,6 +76,7 @@ class Intake:
         self.channel: AmqpChannel | None = None
         self.trouble: Exception | None = None
         """Why there is no channel, where that is no matter of the connection."""
+        self._told = True
         self.built_mono = 0.0
         """Since when there is this channel."""
         self.has_consumed = False
@@ -89,9 +96,15 @@ class Intake:
 
         Raises:
             ChannelError, LinkDown: A queue can't be made, or consumed.
+            BrokerError: A queue is a stream.
         """
         self.queues = list(dict.fromkeys(queues))
         await self._build()
+        try:
+            await self._try()
+        except BaseException:
+            await self.close()
+            raise
         self._keeper = asyncio.create_task(self._keep(), name="aiotask AMQP consumers")
 
     async def close(self) -> None:
@@ -117,6 +130,22 @@ class Intake:
         self.built_mono = time.monotonic()
         self.changed.fire()
 
+    async def _try(self) -> None:
+        """See that messages can be taken, and take none, but where others than workers consume: they may do so alone.
+
+        The server tells that only to who consumes in earnest. What comes by that is handed out as what comes later.
+        """
+        channel = self.channel
+        assert channel is not None  # noqa: S101 - it has just been built
+        for queue in self.queues:
+            _, workers = await channel.declare_queue(Source(queue, Kind.WORKERS).name, passive=True)
+            for source in (Source(queue, kind) for kind in _TAKEN):
+                await see_readable(self._link, source.name)
+                ready, consumers = await channel.declare_queue(source.name, passive=True)
+                if consumers and (not ready or workers == 1):
+                    await self._consume(channel, source, 1, insist=False)
+                    await channel.cancel(self._consumers.pop(source).tag)
+
     async def _announce(self, channel: AmqpChannel, queue: str) -> None:
         tag = f"aiotask.{os.urandom(6).hex()}"
         await channel.consume(Source(queue, Kind.WORKERS).name, _nothing, tag, prefetch=1)
@@ -128,7 +157,7 @@ class Intake:
         channel.abandon(f"the server has ended the consumer {tag}")
 
     async def _keep(self) -> None:
-        backoff = Backoff()
+        backoff, refused = Backoff(), 0
         while True:
             channel = self.channel
             if channel is not None:
@@ -138,19 +167,32 @@ class Intake:
                 self._consumers = {}
                 self._lost(channel)
                 await channel.close()
-                if isinstance(channel.lost.result(), ChannelError):
+                why = channel.lost.result()
+                if self.has_consumed or not isinstance(why, ChannelError):
+                    refused = 0
+                if isinstance(why, ChannelError):
                     self._topology.forget()
-            await backoff.pause()
+                    if not self.has_consumed and why.code != ABSENT:  # what is not there is made
+                        refused += 1
+                        self._is_refused(why)
+            if refused:
+                await asyncio.sleep(min(_REFUSED_S * (1 << min(refused, 16)), _REFUSED_MOST_S))
+            else:
+                await backoff.pause()
             try:
                 await self._link.wait_connected(3600.0)
                 await self._build()
                 backoff.reset()
             except (LinkDown, LinkClosed):
                 continue
-            except ChannelError as error:
+            except (ChannelError, BrokerError) as error:
                 self._topology.forget()
-                self.trouble = error
-                self.changed.fire()
+                refused += 1
+                self._is_refused(error)
+
+    def _is_refused(self, why: Exception) -> None:
+        self.trouble, self._told = why, False
+        self.changed.fire()
 
     # ---- taking ----
 
@@ -185,14 +227,16 @@ class Intake:
         A consumer that has all that it may have is left alone unless `insist`: as a rule some of that is settled soon.
 
         Raises:
-            ChannelError, LinkDown: They can't; there is no connection, or the server refuses.
+            ChannelError, LinkDown: They can't; there is no connection, or the server refuses. What was refused is tried
+                again by itself, with pauses, and raised once each time.
 
         Cost: nothing when it is so; else a few round trips for each queue.
         """
         async with self._busy:
             channel = self.channel
             if channel is None:
-                if self.trouble is not None:
+                if self.trouble is not None and not self._told:
+                    self._told = True
                     raise self.trouble
                 return
             begun = False

@@ -27,10 +27,16 @@ class Ladder:
         self._prefix = server_name(f"{prefix}.delay")
         self.exit = f"{self._prefix}.out"
         """The exchange that what is due comes out of."""
+        self.nowhere = f"{self._prefix}.nowhere"
+        """What of that has no queue goes there: the exit's alternate exchange, and a queue."""
 
     def rung(self, number: int) -> str:
         """Return the name of a rung: of its queue, and of its exchange."""
         return f"{self._prefix}.{number:02}"
+
+    def number(self, rung: str) -> int | None:
+        """Return the number of the rung of this name; None when it is none."""
+        return next((number for number in range(RUNGS) if self.rung(number) == rung), None)
 
     def highest(self, delay_s: float) -> int:
         """Return the number of the rung that a message begins at which is to wait so long."""
@@ -55,15 +61,22 @@ class Ladder:
             "x-overflow": "reject-publish",
         }
 
+    async def build_exit(self, channel: AmqpChannel) -> None:
+        """Make the exit. Idempotent.
+
+        Raises:
+            ChannelError: It is there with another alternate exchange, or with none (406).
+        """
+        await channel.declare_exchange(self.exit, "topic", {"alternate-exchange": self.nowhere})
+
     async def build(self, channel: AmqpChannel, highest: int) -> None:
-        """Make it as high as that, from below: where a rung is, what it hands on to is there. Idempotent.
+        """Make it as high as that upon its exit: where a rung is, what it hands on to is there. Idempotent.
 
         Raises:
             ChannelError: Another program has queues or exchanges of these names.
 
         Cost: five round trips for each rung.
         """
-        await channel.declare_exchange(self.exit, "topic")
         below = self.exit
         for number in range(highest + 1):
             rung, rest = self.rung(number), "*." * (RUNGS - 1 - number)

@@ -5,18 +5,22 @@ What we have to know of a message beside its properties is one header, which mos
 
 import os
 import time
+from collections.abc import Hashable
 from typing import Any, Final
 
 import msgspec
 
+from aiotask.brokers.amqp.ladder import LONGEST_S
 from aiotask.brokers.amqp.names import Kind, Make, Source, server_name
 from aiotask.connections.amqp import AmqpChannel, Message
 from aiotask.exceptions import ImproperlyConfigured
 from aiotask.message import DEAD_BODY_BYTES, DEFAULT_PRIORITY, DeadLetter, Delivery, Envelope
 
+_OURS_BEGIN: Final = "aiotask."
+"""What our ids of others' messages begin with."""
 FACTS: Final = "aiotask"
 """The name of the header, and what our own messages have as their application id."""
-_PROPERTIES: Final = (
+PROPERTIES: Final = (
     "content_encoding",
     "delivery_mode",
     "priority",
@@ -29,6 +33,7 @@ _PROPERTIES: Final = (
     "user_id",
     "app_id",
 )
+"""AMQP's basic properties that go with a message, but for the content type and the headers."""
 
 
 class Facts(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -44,6 +49,8 @@ class Facts(msgspec.Struct, array_like=True, omit_defaults=True):
     priority: int | None = None
     at: float = 0.0
     """When it was parked, or died."""
+    due_at: float | None = None
+    """When it is due that has to wait longer than the ladder is, and comes once before."""
 
     @property
     def losses(self) -> int:
@@ -66,17 +73,15 @@ SUSPECT_LOSSES: Final = 2
 _SERVERS_COUNT: Final = "x-delivery-count"
 """In what quorum queues deliver again."""
 _LETTER: Final = "aiotask-letter"
-_OURS: Final = frozenset(
-    {
-        FACTS,
-        _LETTER,
-        _SERVERS_COUNT,
-        "x-death",
-        "x-first-death-exchange",
-        "x-first-death-queue",
-        "x-first-death-reason",
-    }
+_ID_CHARACTERS: Final = 63
+"""Surely not more than the 255 bytes that an id has at most as a property."""
+_DETAIL_CHARACTERS: Final = 2000
+"""A header has to fit into a frame, beside those that came."""
+SERVERS_HEADERS: Final = frozenset(
+    {_SERVERS_COUNT, "x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"}
 )
+"""Not ours to send: by `x-death` the server drops what it takes for a circle."""
+_OURS: Final = SERVERS_HEADERS | {FACTS, _LETTER}
 """Headers that the server, or we, have put there."""
 _NONE: Final = Facts()
 _encode = msgspec.json.Encoder().encode
@@ -106,6 +111,7 @@ class Receipt:
         "redelivered",
         "source",
         "tag",
+        "via",
         "void_at",
     )
 
@@ -121,7 +127,6 @@ class Receipt:
         self.redelivered: bool = message.redelivered
         self.body: bytes = message.body
         self.content_type: str = properties.content_type or ""
-        self.message_id: str = properties.message_id or os.urandom(8).hex()
         self.facts: Facts = _NONE if headers is None else _read_facts(headers)
         self.counted = False
         """Whether the server has counted how often it gave the message back: in `facts` by now."""
@@ -133,15 +138,21 @@ class Receipt:
                 times = min(times, max(0, SUSPECT_LOSSES - self.facts.losses))
             self.lost_again(times)
         ours = properties.app_id == FACTS
+        said = properties.message_id or ""
+        self.message_id: str = said if ours or said.startswith(_OURS_BEGIN) else ""
+        """Of this message alone; empty where it is none that we gave it: others may give theirs more than once."""
         self.headers: dict[str, Any] | None = None
         self.properties: dict[str, Any] | None = None
+        self.via: tuple[str, str] | None = None
         self.id: str = properties.correlation_id or ""
         if not ours:
+            way = message.read_way()
+            self.via = way if way and way[0] else None  # the nameless exchange leads to the queue itself
             self.headers = {key: value for key, value in (headers or {}).items() if key not in _OURS}
             self.properties = {
-                name: value for name in _PROPERTIES if (value := getattr(properties, name, None)) is not None
+                name: value for name in PROPERTIES if (value := getattr(properties, name, None)) is not None
             }
-            self.id = self.id or str(self.headers.get("id") or self.message_id)
+            self.id = str(self.headers.get("id") or self.id or said or os.urandom(8).hex())
             if self.facts.priority is None and properties.priority is not None:
                 self.facts = msgspec.structs.replace(self.facts, priority=max(0, 9 - properties.priority))
         self.held = True
@@ -153,6 +164,15 @@ class Receipt:
         """What it is to become is stored already."""
         self.void_at: float | None = None
         """Since when the server has given it to somebody else, maybe: by the loop's clock."""
+
+    @property
+    def identity(self) -> Hashable:
+        """What it is known by when it comes again.
+
+        Without an id of its own it has that of all that say the same: they may well take each other's place, but that
+        one of them was settled says nothing of the others.
+        """
+        return self.message_id or hash((self.id, self.body, repr(self.headers), repr(self.properties)))
 
     def lost_again(self, times: int) -> None:
         """Count that a consumer was lost which had it, and may have started it or not."""
@@ -180,6 +200,7 @@ class Receipt:
             self.line,
             self.headers,
             self.properties,
+            via=self.via,
         )
 
 
@@ -193,6 +214,18 @@ def _read_facts(headers: dict[str, Any]) -> Facts:
         return _NONE
 
 
+def wait_of(envelope: Envelope) -> float:
+    """Return for how many seconds an envelope is to wait; what is not more than 0 does not."""
+    if envelope.delay_s is not None:
+        return envelope.delay_s
+    return 0.0 if envelope.due_at is None else envelope.due_at - time.time()
+
+
+def due_after_the_ladder(wait_s: float) -> float | None:
+    """Return when it is due that is to wait so long, where it comes before since the ladder is too short; else None."""
+    return time.time() + wait_s if wait_s > LONGEST_S else None
+
+
 class Packer:
     """Makes messages for the queues as they are set up."""
 
@@ -200,24 +233,31 @@ class Packer:
         """Take how queues are made: what priorities they know."""
         self._max = make.max_priority
 
-    def envelope(self, envelope: Envelope) -> Message:
+    def envelope(self, envelope: Envelope, *, again: bool = False) -> Message:
         """Return a new message for the queue of an envelope; whoever sends it sees to its delay.
+
+        Args:
+            envelope: To be sent.
+            again: It takes the place of a message that was let in: its priority is kept, whether queues know any.
 
         Raises:
             ImproperlyConfigured: It has a priority, and queues know none.
         """
         expires_at = envelope.expires_at if envelope.ttl_s is None else time.time() + envelope.ttl_s
         priority = envelope.priority
-        if priority != DEFAULT_PRIORITY and self._max is None:
+        if priority != DEFAULT_PRIORITY and self._max is None and not again:
             raise ImproperlyConfigured(
                 f"Priority {priority} needs RabbitMQ queues that are made with priorities: set "
                 "task_queue_max_priority, e.g. to 9, and delete the queues that were made without (only classic queues "
                 "have them)."
             )
+        due_at = due_after_the_ladder(wait_of(envelope))
         facts = _NONE
-        if expires_at is not None or priority != DEFAULT_PRIORITY:
+        if expires_at is not None or priority != DEFAULT_PRIORITY or due_at is not None:
             # What one of Celery's has for a priority is among its properties, and not told twice.
-            facts = Facts(expires_at=expires_at, priority=None if priority == DEFAULT_PRIORITY else priority)
+            facts = Facts(
+                expires_at=expires_at, priority=None if priority == DEFAULT_PRIORITY else priority, due_at=due_at
+            )
         return self._message(
             server_name(envelope.queue),
             envelope.id,
@@ -237,7 +277,7 @@ class Packer:
     def letter(self, receipt: Receipt, to: str, reason: str, detail: str) -> Message:
         """Return the dead letter of a receipt."""
         body = receipt.body
-        letter = Letter(reason, detail, time.time(), len(body), receipt.priority)
+        letter = Letter(reason, detail[:_DETAIL_CHARACTERS], time.time(), len(body), receipt.priority)
         made = self._message(
             to,
             receipt.id,
@@ -248,6 +288,15 @@ class Packer:
             receipt.properties,
         )
         made.headers = {**(made.headers or {}), _LETTER: _encode(letter).decode()}
+        return made
+
+    def bare_letter(self, receipt: Receipt, to: str, why: ValueError) -> Message:
+        """Return the dead letter of a receipt without what AMQP can't carry any more: ids, headers, properties."""
+        detail = f"It can't be sent on: {why}. Its headers are left out."
+        letter = Letter("EncodeError", detail[:_DETAIL_CHARACTERS], time.time(), len(receipt.body), receipt.priority)
+        id_, body = receipt.id[:_ID_CHARACTERS], receipt.body[:DEAD_BODY_BYTES]
+        made = self._message(to, id_, body, receipt.content_type, _NONE, None, None)
+        made.headers = {_LETTER: _encode(letter).decode()}
         return made
 
     def _message(
@@ -264,11 +313,14 @@ class Packer:
         if headers is None and properties is None:
             made.app_id = FACTS
         else:
+            made.message_id = f"{_OURS_BEGIN}{made.message_id}"
+            if len(id_) > _ID_CHARACTERS:  # of a header, which may be longer, and where it stays
+                made.correlation_id = ""
             made.headers = headers
             made.properties = {
                 name: value
                 for name, value in (properties or {}).items()
-                if name in _PROPERTIES and name not in {"message_id", "expiration", "user_id"}
+                if name in PROPERTIES and name not in {"message_id", "expiration", "user_id"}
             }
         if facts is not _NONE:
             made.headers = {**(headers or {}), FACTS: _encode(facts).decode()}

@@ -1,11 +1,11 @@
 """Sends messages and waits until they are stored: over another connection when one is lost, until its time is up."""
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiotask.brokers.amqp.ladder import LONGEST_S
-from aiotask.brokers.amqp.packing import Packer
+from aiotask.brokers.amqp.packing import Packer, wait_of
+from aiotask.brokers.amqp.steps import ABSENT
 from aiotask.brokers.amqp.topology import Topology
 from aiotask.connections.amqp import (
     AmqpChannel,
@@ -37,6 +37,18 @@ class Unconfirmed(Exception):  # noqa: N818 - says what they are
         self.why = why
 
 
+class Unsendable(Exception):  # noqa: N818 - says what they are
+    """AMQP can't carry some messages of a batch; the others are stored.
+
+    Attributes:
+        errors: By their positions in the batch.
+    """
+
+    def __init__(self, errors: Mapping[int, ValueError]) -> None:
+        super().__init__("; ".join(dict.fromkeys(map(str, errors.values()))))
+        self.errors = errors
+
+
 class Sender:
     """One channel with confirms for all that a broker sends, its subscriptions' copies included."""
 
@@ -53,29 +65,29 @@ class Sender:
         self._channel = None
         self._opening = asyncio.Lock()
 
-    async def envelopes(self, envelopes: Sequence[Envelope]) -> list[Message]:
+    async def envelopes(self, envelopes: Sequence[Envelope], *, again: bool = False) -> list[Message]:
         """Return envelopes as messages to send; queues and delays that they need are there then.
+
+        Args:
+            envelopes: To be sent.
+            again: As in `Packer.envelope`.
 
         Raises:
             ImproperlyConfigured: One has a priority, and queues know none.
             ChannelError, LinkDown: A queue can't be made.
-            ValueError: One is to wait longer than the ladder is.
         """
-        messages = [self.packer.envelope(envelope) for envelope in envelopes]
+        messages = [self.packer.envelope(envelope, again=again) for envelope in envelopes]
         knows = self.topology.knows
         for envelope, message in zip(envelopes, messages, strict=True):
             if not knows(envelope.queue):
                 await self.topology.ensure(envelope.queue)
-            if envelope.delay_s is not None:
-                await self.delay(message, envelope.queue, envelope.delay_s)
-            elif envelope.due_at is not None:
-                await self.delay(message, envelope.queue, envelope.due_at - time.time())
+            if envelope.delay_s is not None or envelope.due_at is not None:
+                await self.delay(message, envelope.queue, wait_of(envelope))
         return messages
 
     async def delay(self, message: Message, queue: str, delay_s: float) -> None:
-        """Let a message wait before it comes to `queue`."""
-        if delay_s > LONGEST_S:
-            raise ValueError(f"A message can wait {LONGEST_S:,.0f} s at most on RabbitMQ, not {delay_s:,.0f} s.")
+        """Let a message wait before it comes to `queue`; at most for so long as the ladder is."""
+        delay_s = min(delay_s, LONGEST_S)
         if delay_s > 0:
             await self.topology.ensure_delays(queue, delay_s)
             message.exchange, message.routing_key = self.topology.ladder.way(queue, delay_s)
@@ -89,6 +101,7 @@ class Sender:
 
         Raises:
             Unconfirmed: It took too long, or the server refuses some.
+            Unsendable: AMQP can't carry some; all others are stored.
             ServerBlocked: The server takes no messages; nothing was sent.
             ChannelError: The server refuses, since the user may not do this, or an exchange is not there.
             LinkDown: There is no connection; nothing was sent.
@@ -98,6 +111,7 @@ class Sender:
         """
         now = asyncio.get_running_loop().time
         left = list(range(len(messages)))
+        unsendable: dict[int, ValueError] = {}
         begun = rerouted = repeated = False
         while True:
             channel = await self._ready(deadline, left if begun else ())
@@ -106,17 +120,21 @@ class Sender:
                 patience = min(patience, self.link.command_timeout_s)
             outcomes = await channel.publish([messages[at] for at in left], patience)
             begun = True
-            failed = [(at, error) for at, error in zip(left, outcomes, strict=True) if error is not None]
-            if not failed:
-                return
-            left = [at for at, _ in failed]
-            why = failed[0][1]
-            if not channel.usable:
-                if isinstance(channel.lost.result(), ChannelError):
-                    raise channel.lost.result()
-            elif isinstance(why, NotRouted) and not rerouted:
+            failed = {at: error for at, error in zip(left, outcomes, strict=True) if error is not None}
+            unsendable.update((at, error) for at, error in failed.items() if isinstance(error, ValueError))
+            left = [at for at in failed if at not in unsendable]
+            if not left:
+                break
+            why, refusal = failed[left[0]], _refusal(channel)
+            is_missing = isinstance(why, NotRouted) if refusal is None else refusal.code == ABSENT
+            if is_missing and not rerouted:
                 rerouted = True
-                await self._make_again([messages[at] for at, error in failed if isinstance(error, NotRouted)])
+                missing = [at for at in left if refusal is not None or isinstance(failed[at], NotRouted)]
+                await self._make_again([messages[at] for at in missing])
+            elif refusal is not None:
+                raise refusal
+            elif not channel.usable:
+                pass  # over another one
             elif isinstance(why, LinkDown) and not repeated and not self.link.blocked:
                 repeated = True
                 channel.abandon("some messages were not confirmed on it")
@@ -124,9 +142,11 @@ class Sender:
             elif isinstance(why, NotTaken):
                 await asyncio.sleep(_SHORTEST_S)
             else:
-                raise Unconfirmed(left, _blocked(self.link) if self.link.blocked else why)
+                raise Unconfirmed([*left, *unsendable], _blocked(self.link) if self.link.blocked else why)
             if now() >= deadline:
-                raise Unconfirmed(left, why)
+                raise Unconfirmed([*left, *unsendable], why)
+        if unsendable:
+            raise Unsendable(unsendable)
 
     async def _ready(self, deadline: float, sent: Sequence[int]) -> AmqpChannel:
         """Return the channel, once there is one and the server takes messages.
@@ -151,10 +171,12 @@ class Sender:
             await asyncio.sleep(_SHORTEST_S)
 
     async def _make_again(self, messages: Sequence[Message]) -> None:
-        """Make the queues again that messages did not reach: somebody has deleted them."""
+        """Make the queues and exchanges again that messages did not reach: somebody has deleted them."""
         self.topology.forget()
         for message in messages:
-            if not message.exchange:
+            if message.exchange:
+                await self.topology.ensure_exchange_again(message.exchange)
+            else:
                 await self.topology.ensure_again(message.routing_key)
 
     async def _open_channel(self, wait: float) -> AmqpChannel:
@@ -165,6 +187,12 @@ class Sender:
             if self._channel is None or not self._channel.usable:
                 self._channel = await self.link.channel(confirms=True, wait=max(0.0, wait))
             return self._channel
+
+
+def _refusal(channel: AmqpChannel) -> ChannelError | None:
+    """Return what the server has closed a channel for."""
+    why = None if channel.usable else channel.lost.result()
+    return why if isinstance(why, ChannelError) else None
 
 
 def _blocked(link: AmqpLink) -> ServerBlocked:

@@ -12,9 +12,10 @@ from aiotask.brokers.amqp.errors import ERRORS, LINK_ERRORS, settling
 from aiotask.brokers.amqp.holding import Holding
 from aiotask.brokers.amqp.intake import Intake
 from aiotask.brokers.amqp.keeper import AmqpLeaseKeeper
+from aiotask.brokers.amqp.ladder import UNIT_S
 from aiotask.brokers.amqp.moving import Mover
 from aiotask.brokers.amqp.names import Kind, server_name
-from aiotask.brokers.amqp.packing import SUSPECT_LOSSES, Receipt
+from aiotask.brokers.amqp.packing import SUSPECT_LOSSES, Receipt, due_after_the_ladder
 from aiotask.brokers.amqp.parked import Parked
 from aiotask.brokers.amqp.revokes import Revokes
 from aiotask.brokers.amqp.sender import Sender, Unconfirmed
@@ -169,7 +170,10 @@ class AmqpSubscription:
         elif not self._came_again(receipt):
             return False
         if receipt.facts.losses >= SUSPECT_LOSSES and receipt.source.kind is not Kind.SUSPECTS:
-            self._mover.move([receipt])
+            self._mover.move([receipt], stays=True)
+            return False
+        if receipt.facts.due_at is not None and receipt.facts.due_at - time.time() > UNIT_S:
+            self._mover.move([receipt])  # the ladder is too short for its delay: once more
             return False
         return True
 
@@ -182,13 +186,13 @@ class AmqpSubscription:
         if holding.was_settled(receipt.message_id):
             self._acknowledge([receipt])  # it was before, but the server has not heard of it
             return False
-        if receipt.message_id in holding.unstarted:
-            holding.unstarted.discard(receipt.message_id)
+        if receipt.identity in holding.unstarted:
+            holding.unstarted.discard(receipt.identity)
             if receipt.counted:
                 receipt.lost_again(-1)
         elif not receipt.counted:  # by a copy, since a classic queue does not count
             receipt.lost_again(1)
-            self._mover.move([receipt])
+            self._mover.move([receipt], stays=True)
             return False
         return True
 
@@ -328,7 +332,7 @@ class AmqpSubscription:
         facts, queue = receipt.facts, receipt.source.queue
         if settlement.action == "replace":
             assert settlement.envelope is not None  # noqa: S101 - a replacement has one
-            [message] = await self._sender.envelopes([settlement.envelope])
+            [message] = await self._sender.envelopes([settlement.envelope], again=True)
             return message
         if settlement.action == "park":
             name = await self._topology.ensure_line(queue, settlement.line)
@@ -339,13 +343,14 @@ class AmqpSubscription:
         more = msgspec.structs.replace(facts, count=facts.count + 1, sure=facts.sure + settlement.lost)
         if settlement.delay_s <= 0:
             return self._mover.copy_ahead(receipt, more)
+        more.due_at = due_after_the_ladder(settlement.delay_s)
         copy = self._packer.copy(receipt, server_name(queue), more)
         await self._sender.delay(copy, queue, settlement.delay_s)
         return copy
 
     async def _store(self, copies: Sequence[tuple[Receipt, Message]]) -> None:
         try:
-            await self._sender.send([message for _, message in copies], self._deadline())
+            await self._mover.send(copies, self._deadline())
         except Unconfirmed as error:
             left = set(error.positions)
             for at, (receipt, _) in enumerate(copies):
@@ -430,9 +435,9 @@ class AmqpSubscription:
         for receipt in held:
             facts = receipt.facts
             more = msgspec.structs.replace(facts, count=facts.count + 1, sure=facts.sure + receipt.begun)
-            copies.append(self._mover.copy_ahead(receipt, more))
+            copies.append((receipt, self._mover.copy_ahead(receipt, more)))
         if copies:
             deadline = asyncio.get_running_loop().time() + self.link.command_timeout_s
-            await self._sender.send(copies, deadline)
+            await self._mover.send(copies, deadline)
             self._acknowledge(held)
             await self._intake.flush()

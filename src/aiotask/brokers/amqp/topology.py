@@ -1,20 +1,22 @@
 """Sees to it that the queues, exchanges and bindings are there that are used. What is there is used as it is."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from aiotask.brokers.amqp.delays import Delays
 from aiotask.brokers.amqp.directory import Directory
-from aiotask.brokers.amqp.ladder import Ladder
 from aiotask.brokers.amqp.names import Kind, Make, Source, line_name, server_name
+from aiotask.brokers.amqp.steps import ABSENT, LOCKED, OTHERWISE, is_there, on_a_channel
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, Message
 from aiotask.exceptions import BrokerError
 from aiotask.routing import Binding
 
-_ABSENT = 404
-_LOCKED = 405
-_OTHERWISE = 406
+_OTHER_VALUE: Final = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' .* current is the value '(?P<value>.*)' of type '(?P<type>\w+)'"
+)
 
 
 class Topology:
@@ -36,8 +38,9 @@ class Topology:
         self._known: set[str] = set()
         self._made: dict[str, tuple[Mapping[str, Any], tuple[str, str] | None]] = {}
         """What those are made with that go with a queue."""
-        self.ladder = Ladder(link.key_prefix)
         self.directory = Directory(link)
+        self._delays = Delays(link, self.directory, self._known)
+        self.ladder = self._delays.ladder
 
     def forget(self, *_: object) -> None:
         """Look again before anything is used."""
@@ -63,9 +66,17 @@ class Topology:
         remade = self._made.get(name)
         await self._queue(name, *remade) if remade is not None else await self.ensure(name)
 
+    async def ensure_exchange_again(self, name: str) -> None:
+        """Make a rung of the ladder again that was there, and that a message has not reached."""
+        await self._delays.ensure_exchange(name)
+
     async def ensure_consumed(self, queue: str) -> None:
         """See to a queue that is consumed, and to those that go with it."""
         await self.ensure(queue)
+        adopted = f"{self.ladder.nowhere}>{queue}"
+        if adopted not in self._known:  # another program may have made it again
+            await self._delays.adopt([queue])
+            self._known.add(adopted)
         for kind in (Kind.RETURNED, Kind.SUSPECTS, Kind.WORKERS):
             await self._source(Source(queue, kind))
 
@@ -98,26 +109,26 @@ class Topology:
         for queue in queues:
             for kind in Kind:
                 name = Source(queue, kind).name
-                if not await self._is_there(name):
+                if not await is_there(self._link, queue=name):
                     await self._could_make(name)
                 elif kind in {Kind.MAIN, Kind.RETURNED}:
                     await self._agree_on_priorities(name, self._make.arguments(kind))
         for name, arguments in (*self.directory.made.items(), (self.ladder.rung(0), self.ladder.arguments(0))):
-            if not await self._is_there(name):
+            if not await is_there(self._link, queue=name):
                 await self._could_make(name)
             else:
-                await self._on_a_channel(partial(AmqpChannel.declare_queue, name=name, arguments=arguments))
+                await on_a_channel(self._link, partial(AmqpChannel.declare_queue, name=name, arguments=arguments))
         await self._could_send()
 
     async def _could_make(self, name: str) -> None:
         """Ask for a quorum queue that ends with its connection: whoever may have one of this name is told that."""
         try:
-            await self._on_a_channel(
-                lambda channel: channel.declare_queue(name, {"x-queue-type": "quorum"}, transient=True)
+            await on_a_channel(
+                self._link, lambda channel: channel.declare_queue(name, {"x-queue-type": "quorum"}, transient=True)
             )
         except ChannelError as error:
             # Who else starts just now may have made it meanwhile. What is another's alone refuses to be looked at, too.
-            if error.code != _OTHERWISE and not (error.code == _LOCKED and await self._is_there(name)):
+            if error.code != OTHERWISE and not (error.code == LOCKED and await is_there(self._link, queue=name)):
                 raise
 
     async def _could_send(self) -> None:
@@ -134,21 +145,7 @@ class Topology:
     async def ensure_delays(self, queue: str, delay_s: float) -> None:
         """See to the ladder, as high as it is needed, and that what is due of `queue` comes out of it."""
         await self.ensure(queue)
-        ladder = self.ladder
-        number = ladder.highest(delay_s)
-        rung = ladder.rung(number)
-        if rung not in self._known:
-            if not await self._is_there(rung):
-                await self._on_a_channel(lambda channel: ladder.build(channel, number))
-            self._known.add(rung)
-        bound = f"{ladder.exit}>{queue}"
-        if bound not in self._known:
-            await self._bind_exit(queue)
-            self._known.add(bound)
-
-    async def _bind_exit(self, queue: str) -> None:
-        name, ladder = server_name(queue), self.ladder
-        await self._on_a_channel(lambda channel: channel.bind_queue(name, ladder.exit, ladder.key(queue)))
+        await self._delays.ensure(queue, delay_s)
 
     async def _source(self, source: Source) -> None:
         name = source.name
@@ -162,13 +159,13 @@ class Topology:
 
     async def _queue(self, name: str, arguments: Mapping[str, Any], noted: tuple[str, str] | None) -> bool:
         """Make a queue where it is not; tell whether it was made."""
-        there = await self._is_there(name)
+        there = await is_there(self._link, queue=name)
         if noted != (name, ""):
             self._made[name] = arguments, noted
         if not there:
             if noted is not None:
                 await self.directory.note(*noted)  # before: what is listed and not there does no harm
-            await self._on_a_channel(lambda channel: channel.declare_queue(name, arguments))
+            await on_a_channel(self._link, lambda channel: channel.declare_queue(name, arguments))
         else:
             await self._agree_on_priorities(name, arguments)
         self._known.add(name)
@@ -176,54 +173,45 @@ class Topology:
 
     async def _agree_on_priorities(self, name: str, arguments: Mapping[str, Any]) -> None:
         """See that a queue that is there has the priorities that it should; without any it is taken as it is."""
-        if "x-max-priority" not in arguments:
-            return
-        try:
-            await self._on_a_channel(lambda channel: channel.declare_queue(name, arguments))
-        except ChannelError as error:
-            if error.code != _OTHERWISE:
-                raise
-            raise BrokerError(
-                f"The queue {name!r} in RabbitMQ {self._link.place} was made otherwise than task_queue_max_priority "
-                f"says ({error}). Delete it when it is empty, use another name, or set task_queue_max_priority as it "
-                "was made."
-            ) from error
+        asked = dict(arguments)
+        while "x-max-priority" in asked:
+            try:
+                await on_a_channel(self._link, partial(AmqpChannel.declare_queue, name=name, arguments=asked))
+            except ChannelError as error:
+                if error.code != OTHERWISE:
+                    raise
+                other = _OTHER_VALUE.search(str(error))
+                # Of several that differ the server names one. The other types than classic have no priorities.
+                if other is not None and other["name"] not in asked and other["value"] not in {"quorum", "stream"}:
+                    asked[other["name"]] = _argument(other["value"], other["type"])
+                elif other is not None or "x-max-priority" in str(error):
+                    raise BrokerError(
+                        f"The queue {name!r} in RabbitMQ {self._link.place} was made otherwise than "
+                        f"task_queue_max_priority says ({error}). Delete it when it is empty, use another name, or set "
+                        "task_queue_max_priority as it was made."
+                    ) from error
+                else:
+                    return
+            else:
+                return
 
     async def _bind(self, queue: str, *, made: bool) -> None:
         if made:  # it may have been there before, and what is delayed for it waits for this
-            ladder = self.ladder
-            await self._on_a_channel(lambda channel: channel.declare_exchange(ladder.exit, "topic"))
-            await self._bind_exit(queue)
+            await self._delays.adopt([queue])
         for binding in self._bindings.get(queue, ()):
             await self._exchange(binding.exchange, binding.type)
-            await self._on_a_channel(
-                lambda channel, binding=binding: channel.bind_queue(server_name(queue), binding.exchange, binding.key)  # type: ignore[misc]
+            await on_a_channel(
+                self._link,
+                lambda channel, binding=binding: channel.bind_queue(server_name(queue), binding.exchange, binding.key),  # type: ignore[misc]
             )
 
     async def _exchange(self, name: str, kind: str) -> None:
         try:
-            await self._on_a_channel(lambda channel: channel.declare_exchange(name, kind, passive=True))
+            await on_a_channel(self._link, lambda channel: channel.declare_exchange(name, kind, passive=True))
         except ChannelError as error:
-            if error.code != _ABSENT:
+            if error.code != ABSENT:
                 raise
-            await self._on_a_channel(lambda channel: channel.declare_exchange(name, kind))
-
-    async def _is_there(self, queue: str) -> bool:
-        try:
-            await self._on_a_channel(lambda channel: channel.declare_queue(queue, passive=True))
-        except ChannelError as error:
-            if error.code != _ABSENT:
-                raise
-            return False
-        return True
-
-    async def _on_a_channel(self, step: Callable[[AmqpChannel], Awaitable[object]]) -> None:
-        """Do something that the server answers by closing the channel when it does not like it."""
-        channel = await self._link.channel(wait=self._link.command_timeout_s)
-        try:
-            await step(channel)
-        finally:
-            await channel.close()
+            await on_a_channel(self._link, lambda channel: channel.declare_exchange(name, kind))
 
     async def ready(self, queues: Sequence[str]) -> list[tuple[int, int]]:
         """Return how many messages wait in each of the server's queues, and how many consume it; 0 where it is not.
@@ -237,10 +225,17 @@ class Topology:
                 try:
                     found.append(await channel.declare_queue(queue, passive=True))
                 except ChannelError as error:
-                    if error.code != _ABSENT:
+                    if error.code != ABSENT:
                         raise
                     found.append((0, 0))
                     channel = await self._link.channel(wait=self._link.command_timeout_s)
         finally:
             await channel.close()
         return found
+
+
+def _argument(value: str, kind: str) -> str | int | bool:
+    """Return an argument's value from what the server says of it."""
+    if kind == "bool":
+        return value == "true"
+    return int(value) if value.lstrip("-").isdecimal() and kind != "longstr" else value

@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
+from math import ceil
 from typing import Final, NamedTuple
 
 from yarl import URL
@@ -20,6 +21,7 @@ _CERTIFICATES: Final = frozenset({*_FILES, "capath", "cadata"})
 _TLS_PARAMETERS: Final = _CERTIFICATES | {"no_verify_ssl"}
 _PARAMETERS: Final = frozenset({"heartbeat", "name", "auth"}) | _TLS_PARAMETERS
 _MECHANISMS: Final = ("plain", "external")
+_LONGEST_NAME_BYTES: Final = 255
 _LONGEST_HEARTBEAT_S: Final = 65534
 _FORM: Final = "amqp://user:password@host:5672/vhost, or amqps:// for TLS; the virtual host / is written %2F"
 
@@ -46,7 +48,7 @@ def read_url(url: str, *, heartbeat: float = 60.0) -> Address:
 
     Args:
         url: amqp:// or amqps://.
-        heartbeat: Seconds, where the URL says nothing; 0 for none.
+        heartbeat: Seconds, where the URL says nothing; 0 for none. AMQP takes whole ones: the next larger are.
 
     Raises:
         ImproperlyConfigured: It can't be read, or asks for what there is not; the message says what to write.
@@ -59,10 +61,12 @@ def read_url(url: str, *, heartbeat: float = 60.0) -> Address:
         raise ImproperlyConfigured(f"{masked!r} is no AMQP URL ({error}); write {_FORM}.") from None
     if read.scheme not in SCHEMES or not read.host:
         raise ImproperlyConfigured(f"{masked!r} is no AMQP URL; write {_FORM}.")
+    if port == 0:
+        raise ImproperlyConfigured(f"{masked!r} has the port 0, where nothing can listen; write {_FORM}.")
     whole = read.with_port(port or _PORTS[read.scheme])
     given = whole.query
     more = {
-        "heartbeat": given.get("heartbeat", f"{heartbeat:.0f}"),
+        "heartbeat": given.get("heartbeat", str(ceil(heartbeat))),
         "name": given.get("name", f"aiotask {os.getpid()}@{socket.gethostname()}"),
     }
     vhost = read.path.removeprefix("/") or "/"
@@ -76,6 +80,8 @@ def read_url(url: str, *, heartbeat: float = 60.0) -> Address:
 def _wrong_parameter(address: Address) -> str | None:
     """Return what is wrong with the parameters, as the end of a sentence; None where nothing is."""
     query = address.url.query
+    if len(address.vhost.encode()) > _LONGEST_NAME_BYTES:
+        return f"has a virtual host whose name is longer than {_LONGEST_NAME_BYTES} bytes, which AMQP does not take."
     unknown = next((name for name in query if name not in _PARAMETERS), None)
     if unknown is not None:
         return f"has the parameter {unknown!r}, which is unknown.{did_you_mean(unknown, _PARAMETERS)}"

@@ -70,7 +70,12 @@ class _Batch:
     def settle(self, position: int, outcome: Exception | None) -> None:
         self.outcomes[position] = outcome
         self.left -= 1
-        if not self.left and not self.done.done():
+        if not self.left:
+            self.end()
+
+    def end(self) -> None:
+        """Let the call go on with what is known by now. Idempotent."""
+        if not self.done.done():
             self.done.set_result(None)
 
 
@@ -130,8 +135,7 @@ class AmqpChannel:
         self._inbox.consumers.clear()
         self._unconfirmed.clear()
         for batch in self._batches:
-            if not batch.done.done():
-                batch.done.set_result(None)
+            batch.end()
         hung_up = error is not None and not isinstance(error, asyncio.CancelledError)  # by which the driver ends it
         for answer, written_at in self._unanswered:
             _tell(answer, hung_up and self._loop.time() - written_at < _AT_ONCE_S)
@@ -154,21 +158,22 @@ class AmqpChannel:
         """Send `messages` and wait for their confirms.
 
         Returns:
-            For each, in order: None where it is stored, else `NotRouted`, `NotTaken`, or `LinkDown` where nobody knows.
-
-        Raises:
-            ValueError: A name in it is longer than AMQP takes.
+            For each, in order: None where it is stored, else `NotRouted`, `NotTaken`, a `ValueError` where AMQP can't
+            carry it, or `LinkDown` where nobody knows.
 
         Cost: one round trip for the batch.
         """
         frame_max = self._channel.connection.connection_tune.frame_max
-        framed = [publish_frames(self._number, message, frame_max) for message in messages]
+        try:
+            framed = [publish_frames(self._number, message, frame_max) for message in messages]
+        except ValueError:
+            return await self._publish_rest(messages, frame_max, timeout)
         if not self.usable:
             return [LinkDown("The channel is closed.", sent=False)] * len(messages)
         batch = _Batch(messages, self._loop)
         self._batches.add(batch)
         deadline = self._loop.time() + timeout
-        timer = self._loop.call_at(deadline, _end, batch.done)  # costs less than an `asyncio.timeout` for each
+        timer = self._loop.call_at(deadline, batch.end)  # costs less than an `asyncio.timeout` for each
         try:
             await self._write_all(batch, framed, deadline)
             await batch.done
@@ -178,6 +183,24 @@ class AmqpChannel:
             if batch.left and self.usable:
                 self._give_up(batch)
         return batch.outcomes
+
+    async def _publish_rest(
+        self, messages: Sequence[Message], frame_max: int, timeout: float
+    ) -> list[Exception | None]:
+        """Publish what can be: what can't is its sender's matter, and not that of those beside it."""
+        outcomes: list[Exception | None] = []
+        for message in messages:
+            try:
+                publish_frames(self._number, message, frame_max)
+            except ValueError as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+        good = [at for at, error in enumerate(outcomes) if error is None]
+        if good:
+            for at, outcome in zip(good, await self.publish([messages[at] for at in good], timeout), strict=True):
+                outcomes[at] = outcome
+        return outcomes
 
     async def _write_all(self, batch: _Batch, framed: Sequence[bytes], deadline: float) -> None:
         """Number and write; other batches may come in between, since what is numbered is written at once."""
@@ -367,11 +390,24 @@ class AmqpChannel:
         )
         return QueueState(ok.message_count, ok.consumer_count)
 
-    async def declare_exchange(self, name: str, kind: str, *, passive: bool = False, durable: bool = True) -> None:
+    async def declare_exchange(
+        self,
+        name: str,
+        kind: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        passive: bool = False,
+        durable: bool = True,
+    ) -> None:
         """Make an exchange, or look at one; raises as `declare_queue` does."""
         await self._asked(
             self._channel.exchange_declare(
-                name, exchange_type=kind, durable=durable, passive=passive, timeout=self._timeout_s
+                name,
+                exchange_type=kind,
+                durable=durable,
+                passive=passive,
+                arguments=dict(arguments or {}),
+                timeout=self._timeout_s,
             )
         )
 
@@ -407,8 +443,13 @@ class AmqpChannel:
 
     async def close(self) -> None:
         """Close it; what was delivered and not acknowledged goes back to its queue. Never raises."""
-        with suppress(AMQPError, TimeoutError, OSError, RuntimeError, asyncio.InvalidStateError):
-            await self._channel.close(timeout=self._timeout_s)
+        try:
+            with suppress(AMQPError, TimeoutError, OSError, RuntimeError, asyncio.InvalidStateError):
+                await self._channel.close(timeout=self._timeout_s)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            # The driver ends what waits on a connection that is lost by cancelling it.
         if not self.lost.done():
             self.lost.set_result(LinkDown("The channel was closed.", sent=False))
 
@@ -448,11 +489,6 @@ class AmqpChannel:
 def _tell(answer: "asyncio.Future[bool]", heard: bool) -> None:
     if not answer.done():
         answer.set_result(heard)
-
-
-def _end(done: "asyncio.Future[None]") -> None:
-    if not done.done():
-        done.set_result(None)
 
 
 async def _nobody(_: object) -> None:

@@ -57,6 +57,31 @@ _WHAT_TO_DO = {
 }
 
 
+_ALSO = (
+    (
+        403,
+        "in exclusive use",
+        "Another program consumes it and lets nobody else (an exclusive consumer); stop it, or use another name.",
+    ),
+    (403, "reserved prefix", "Names that begin with amq. are the server's own; use another name."),
+    (
+        406,
+        "queue limit in vhost",
+        "Delete queues that nobody needs, or raise the limit max-queues: rabbitmqctl set_vhost_limits -p VHOST.",
+    ),
+    (406, "message size", "Send less, or raise max_message_size in the server's rabbitmq.conf (in bytes)."),
+)
+"""What a code means besides, by what the server says with it."""
+
+
+def _what_to_do(error: ChannelError) -> str:
+    said = str(error)
+    for code, words, hint in _ALSO:
+        if code == error.code and words in said:
+            return hint
+    return _WHAT_TO_DO.get(error.code, "")
+
+
 def translated(place: str, translation: Translation, error: BaseException) -> Exception | None:
     """Return the adapter's error for one of the link; None for any other. `place` is the masked URL."""
     if isinstance(error, ServerBlocked):
@@ -64,6 +89,5 @@ def translated(place: str, translation: Translation, error: BaseException) -> Ex
     if isinstance(error, (LinkClosed, LinkDown, ServerRefused)):
         return translation.connection(str(error))
     if isinstance(error, ChannelError):
-        hint = _WHAT_TO_DO.get(error.code, "")
-        return translation.other(f"RabbitMQ {place} refuses: {str(error).rstrip('.')}. {hint}".rstrip())
+        return translation.other(f"RabbitMQ {place} refuses: {str(error).rstrip('.')}. {_what_to_do(error)}".rstrip())
     return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import aio_pika
 from aiormq.exceptions import AMQPError
+from yarl import URL
 
 from aiotask.connections.amqp.address import read_url
 from aiotask.connections.amqp.channel import AmqpChannel, is_cancelled
@@ -18,6 +20,8 @@ from aiotask.connections.amqp.wire import Wire, WireFactory
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.signals import Signal
 from aiotask.connections.translating import Translating, Translation
+from aiotask.exceptions import ImproperlyConfigured
+from aiotask.showing import shown
 
 Observer: TypeAlias = Callable[[bool], None]
 """Told in the event loop: True when the link is up again, False when it has gone down or is closed."""
@@ -25,8 +29,41 @@ Observer: TypeAlias = Callable[[bool], None]
 PROBE_S: Final = 5.0
 """A server that says nothing is asked so often whether it is there: heartbeats take minutes to miss it."""
 _TURNS: Final = 20
+_HEARD_BYTES: Final = 64 * 1024
+_PREFIX: Final = re.compile(r"(?!amq(\.|$))[a-zA-Z0-9\-_.:@#,/+ ]{1,200}")
+"""255 bytes is the longest name, and no letters but these does the driver take (`brokers.amqp.names`)."""
 
 _log = logging.getLogger(__name__)
+
+
+class _Hearing(WireFactory):
+    """Keeps what a server says during the handshake, which the driver drops when it did not expect it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = bytearray()
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """See `WireFactory`."""
+        made = await super().create(url, **kwargs)
+        wire: Any = self.wire
+        self.heard += getattr(wire, "_buffer", b"")  # whoever speaks first may have done so by now
+        feed = wire.feed_data
+
+        def feed_data(data: bytes) -> None:
+            if len(self.heard) < _HEARD_BYTES:
+                self.heard += data
+            feed(data)
+
+        wire.feed_data = feed_data
+        return made
+
+    def end(self) -> None:
+        """Keep nothing of what comes from now on."""
+        if self.wire is not None:
+            with suppress(AttributeError):
+                del self.wire.feed_data
+        self.heard.clear()
 
 
 class AmqpLink:
@@ -54,8 +91,15 @@ class AmqpLink:
             key_prefix: What the names of our own queues and exchanges begin with, where they are not made of others.
 
         Raises:
-            ImproperlyConfigured: The URL can't be read; the message says what to write.
+            ImproperlyConfigured: The URL can't be read, or no name of AMQP's can begin so; the message says what to
+                write.
         """
+        if not _PREFIX.fullmatch(key_prefix):
+            raise ImproperlyConfigured(
+                f"The key_prefix {shown(key_prefix)!r} can't begin names on RabbitMQ: it takes 1 to 200 of the letters "
+                "a to z and A to Z, digits, spaces and - _ . : @ # , / +, and does not begin with 'amq.', as the "
+                "server's own do."
+            )
         self.address = read_url(url, heartbeat=heartbeat)
         self.place = self.address.masked
         """The URL with its password masked, for messages."""
@@ -283,7 +327,7 @@ class AmqpLink:
 
     async def _handshake(self) -> Any:
         connection: Any = aio_pika.Connection(self.address.url)
-        connection.kwargs["transport_factory"] = WireFactory()
+        connection.kwargs["transport_factory"] = hearing = _Hearing()
         try:
             async with asyncio.timeout(self.connection_timeout_s):
                 await connection.connect()
@@ -291,8 +335,9 @@ class AmqpLink:
         except BaseException as error:
             await self._drop(connection)
             if isinstance(error, (AMQPError, OSError, TimeoutError, ValueError, asyncio.IncompleteReadError)):
-                raise refused(self.address, error, self.connection_timeout_s) from error
+                raise refused(self.address, error, self.connection_timeout_s, bytes(hearing.heard)) from error
             raise
+        hearing.end()
         return connection
 
     async def _keep(self) -> None:

@@ -58,6 +58,16 @@ class Received(msgspec.Struct):
     properties: Any
     """`Properties`, or the driver's own, which has some more."""
     body: bytes
+    way: bytes = b""
+    """The exchange that it was sent to and its routing key, as two short strings; nothing where they are not told."""
+
+    def read_way(self) -> tuple[str, str] | None:
+        """Return exchange and routing key; None where they are not told, or can't be read."""
+        try:
+            exchange, at = _short(self.way, 0)
+            return exchange, _short(self.way, at)[0]
+        except (IndexError, ValueError):
+            return None
 
 
 Take = Callable[[Received], object]
@@ -76,6 +86,7 @@ class Inbox:
         "_redelivered",
         "_returned",
         "_tag",
+        "_way",
         "consumers",
     )
 
@@ -101,6 +112,7 @@ class Inbox:
         """Who gets the message that is coming, piece by piece; None while none is that is ours."""
         self._tag = 0
         self._redelivered = False
+        self._way = b""
         self._properties: Any = None
         self._left = 0
         self._body: list[bytes] = []
@@ -118,6 +130,7 @@ class Inbox:
                 self._into = self.consumers.get(payload[5:at], _drop)
                 self._tag, redelivered = _TAG.unpack_from(payload, at)
                 self._redelivered = bool(redelivered & 1)
+                self._way = payload[at + _TAG.size :]
                 return True
             if index in {_ACK, _NACK}:
                 tag, bits = _TAG.unpack_from(payload, 4)
@@ -150,7 +163,7 @@ class Inbox:
             body, self._body = b"".join(self._body), []
         into, self._into = self._into, None
         if into is not None:
-            into(Received(self._tag, self._redelivered, self._properties, body))
+            into(Received(self._tag, self._redelivered, self._properties, body, self._way))
 
     def _give_back(self, message: Received) -> None:
         self._returned(message.properties.message_id or "")

@@ -11,6 +11,12 @@ from aiotask.connections.amqp.errors import ServerRefused
 OLDEST: Final = (3, 10)
 """Delays that outlive a crash need quorum queues that hand their dead letters on safely: since 3.10."""
 
+_BEGINNINGS: Final = (b"\x01\x00\x00", b"AMQP", b"\x15\x03")
+"""Of what a server says by AMQP: a method on channel 0, or which version it wants. Or that it wants TLS: an alert."""
+_SHOWN_BYTES: Final = 60
+_WORDS: Final = re.compile(rb"[ -~]{4,}")
+_LIMIT: Final = re.compile(rb"NOT_ALLOWED - ([ -~]*connection limit[ -~]*)")
+
 
 def check_server(place: str, properties: Mapping[str, Any]) -> None:
     """See that a server can do what is needed of it.
@@ -27,10 +33,21 @@ def check_server(place: str, properties: Mapping[str, Any]) -> None:
         )
 
 
-def refused(address: Address, error: BaseException, timeout_s: float) -> ServerRefused:
-    """Return what the driver's error means."""
+def refused(address: Address, error: BaseException, timeout_s: float, heard: bytes = b"") -> ServerRefused:
+    """Return what the driver's error means.
+
+    Args:
+        address: Where to.
+        error: The driver's.
+        timeout_s: How long it has tried at most.
+        heard: What the server has said until then.
+    """
     place, name = address.masked, type(error).__name__
     said = str(error).rstrip(".")
+    if heard and not heard.startswith(_BEGINNINGS):
+        words = _WORDS.search(heard[:_SHOWN_BYTES])
+        quoted = f" (it says {words[0].decode()!r})" if words else ""
+        return ServerRefused(f"{place} answers, but not as a RabbitMQ does{quoted}. Are host and port right?")
     if isinstance(error, TimeoutError):
         return ServerRefused(
             f"RabbitMQ {place} did not answer within {timeout_s:g} s. Are host and port right, and does nothing on the "
@@ -49,6 +66,12 @@ def refused(address: Address, error: BaseException, timeout_s: float) -> ServerR
             f"RabbitMQ {place} does not accept the user or password. Check them in the URL, "
             "amqp://user:password@host/; special characters are percent-encoded. The user guest may only come from the "
             "server's own machine."
+        )
+    full = _LIMIT.search(heard)
+    if full is not None:
+        return ServerRefused(
+            f"RabbitMQ {place} takes no more connections: {full[1].decode()}. End some, or raise the limit "
+            "max-connections: rabbitmqctl set_vhost_limits or set_user_limits."
         )
     if name == "ConnectionNotAllowed" or ("OpenOk" in said and "Connection.Close" in said):
         return ServerRefused(

@@ -66,6 +66,41 @@ def test_what_runs_takes_its_message_over_when_it_comes_again(holding: Holding) 
     assert holding.acknowledge([running]) == [(other, [(7, False)])]
 
 
+def of_celery(tag: int, retries: int = 0, channel: Any = CHANNEL) -> Receipt:
+    """Return a receipt of a message without an id of its own."""
+    properties = Properties("x/y", headers={"id": "task", "retries": retries}, correlation_id="task")
+    return Receipt(channel, Source("q", Kind.MAIN), Received(tag, False, properties, b"body"), None, None)
+
+
+def test_message_without_an_id_is_known_by_what_it_says_when_it_comes_again(holding: Holding) -> None:
+    running, other = of_celery(1), of_celery(2, retries=1)
+    for each in (running, other):
+        holding.deliver(each)
+        each.begun = True
+    holding.lose(CHANNEL, 100.0)
+    new: Any = object()
+    assert holding.attach(of_celery(7, retries=2, channel=new), 101.0, 20.0) is None
+    assert holding.attach(of_celery(8, retries=1, channel=new), 101.0, 20.0) is other
+    assert holding.attach(of_celery(9, channel=new), 101.0, 20.0) is running
+    holding.leave(running)
+    assert not holding.void
+
+
+def test_message_without_an_id_is_not_taken_for_another_that_says_the_same_and_was_settled(holding: Holding) -> None:
+    settled, another = of_celery(1), of_celery(2)
+    holding.deliver(settled)
+    holding.acknowledge([settled])
+    assert not holding.was_settled(another.message_id)
+
+
+def test_what_ended_long_ago_is_forgotten(holding: Holding) -> None:
+    for number in range(10_001):
+        holding.remember(str(number))
+    assert not holding.was_settled("0")
+    assert holding.was_settled("1")
+    assert holding.was_settled("10000")
+
+
 def test_what_was_given_up_does_not_take_its_message_over(holding: Holding) -> None:
     [running] = delivered(holding, 1)
     running.begun = True
@@ -86,7 +121,7 @@ def test_what_had_not_begun_is_lost_with_its_channel(holding: Holding) -> None:
     [waiting] = delivered(holding, 1)
     holding.lose(CHANNEL, 100.0)
     assert not holding.ours(waiting, 100.0, 20.0)
-    assert waiting.message_id in holding.unstarted
+    assert waiting.identity in holding.unstarted
 
 
 def test_stranger_is_not_ours(holding: Holding) -> None:

@@ -25,6 +25,11 @@ def test_heartbeat_is_that_of_the_url_else_that_of_the_setting() -> None:
     assert read_url("amqp://host?heartbeat=10", heartbeat=30.0).url.query["heartbeat"] == "10"
 
 
+@pytest.mark.parametrize(("setting", "asked"), [(0.0, "0"), (0.4, "1"), (0.5, "1"), (1.5, "2"), (2.5, "3"), (60, "60")])
+def test_heartbeat_is_rounded_up_since_amqp_takes_whole_seconds_and_0_is_none(setting: float, asked: str) -> None:
+    assert read_url("amqp://host", heartbeat=setting).url.query["heartbeat"] == asked
+
+
 def test_password_is_masked() -> None:
     assert "secret" not in repr(read_url("amqp://u:secret@host/"))
 
@@ -34,6 +39,8 @@ def test_password_is_masked() -> None:
     [
         ("amqp://", "is no AMQP URL; write amqp://user:password@host:5672/vhost"),
         ("amqp://host:port/", "is no AMQP URL"),
+        ("amqp://host:0/", "has the port 0, where nothing can listen"),
+        (f"amqp://host/{'v' * 256}", "longer than 255 bytes"),
         ("amqp://host/?hartbeat=5", "'hartbeat', which is unknown. Did you mean 'heartbeat'?"),
         ("amqp://host/?heartbeat=soon", "has a heartbeat of 'soon'; it is in whole seconds"),
         ("amqp://host/?heartbeat=70000", "65534 at most"),

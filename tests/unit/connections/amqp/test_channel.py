@@ -120,6 +120,45 @@ async def test_publishing_ends_when_the_channel_is_closed(server: Server) -> Non
     assert NUMBER not in server.wire.inboxes
 
 
+async def test_closing_ends_when_the_driver_ends_it_with_its_connection(server: Server) -> None:
+    """It cancels what waits there; who closes is not meant."""
+    waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def close(**_: Any) -> None:
+        await waiting
+
+    server.channel._channel.close = close
+    closing = asyncio.create_task(server.channel.close())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await closing
+    assert not server.channel.usable
+
+
+async def test_who_is_cancelled_while_it_closes_is_cancelled(server: Server) -> None:
+    async def close(**_: Any) -> None:
+        await asyncio.sleep(60)
+
+    server.channel._channel.close = close
+    closing = asyncio.create_task(server.channel.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+
+
+async def test_message_that_amqp_cannot_carry_is_refused_and_not_those_beside_it(server: Server) -> None:
+    good, bad = Message("key", b"body", "good"), Message("key", b"body", "bad", headers={"odd": 2**70})
+    publishing = asyncio.create_task(server.channel.publish([bad, good, bad], 5.0))
+    await asyncio.sleep(0)
+    server.say(commands.Basic.Ack(1, False))
+    first, between, last = await publishing
+    assert isinstance(first, ValueError)
+    assert between is None
+    assert isinstance(last, ValueError)
+    assert [type(error) for error in await server.channel.publish([bad], 5.0)] == [ValueError]
+
+
 async def test_large_batch_waits_while_much_is_not_sent(server: Server) -> None:
     server.waiting_bytes = 1 << 30
     messages = [Message("key", bytes(200_000), str(number)) for number in range(4)]

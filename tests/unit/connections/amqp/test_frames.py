@@ -67,3 +67,9 @@ def test_acknowledgements_are_read_by_the_driver() -> None:
 def test_question_is_read_by_the_driver() -> None:
     [frame] = read(flow_frame(3))
     assert (frame.name, frame.active) == ("Channel.Flow", True)
+
+
+def test_headers_that_no_frame_takes_are_refused() -> None:
+    publish_frames(3, Message("key", b"", "mid", headers={"h": "x" * 3900}), 4096)
+    with pytest.raises(ValueError, match="more than a frame takes"):
+        publish_frames(3, Message("key", b"", "mid", headers={"h": "x" * 4096}), 4096)
