@@ -357,7 +357,7 @@ class ResultBackend(Protocol):
         """Follow `ids`: first what is stored of each now, then each change as it is stored, until closed.
 
         Pushed where the store can push. Of changes in quick succession the last is certain to come, and a final state
-        always is; nothing comes twice in a row for one id.
+        always is; nothing comes twice in a row for one id. Closing the backend ends it by `BackendConnectionError`.
         """
 
     async def forget(self, ids: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from tests.guide.conftest import Depth
 from tests.guide.program import Program
 
 from aiotask import AioTask, AioTaskError
+from aiotask.exceptions import BackendConnectionError
 
 
 async def test_app_may_be_opened_several_times_over_and_closes_with_the_last(app: AioTask) -> None:
@@ -45,6 +46,18 @@ async def test_close_sends_what_waits_to_be_sent(app: AioTask, program: Program,
     await app.close()
     await asyncio.gather(*sending)
     assert (await depth()).ready == 10
+
+
+async def test_who_waits_for_a_result_is_told_when_the_app_is_closed(app: AioTask, program: Program) -> None:
+    result = await program.add.delay(2, 3)
+    waiting = asyncio.create_task(result.get(timeout=10))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), 0.1)
+    await app.close()
+    with pytest.raises(BackendConnectionError, match="result backend was closed while a result was waited for"):
+        await waiting
+    async with app.worker():
+        assert await result.get(timeout=10) == 5
 
 
 async def test_app_that_was_closed_inside_its_scope_is_opened_and_closed_again_later(app: AioTask) -> None:

@@ -1,6 +1,8 @@
 """Results in Redis: Celery's own client reads what a worker of aiotask stores, and the other way round."""
 
 import asyncio
+import math
+import os
 import sys
 import uuid
 from collections.abc import Callable
@@ -32,6 +34,8 @@ VALUES: list[Any] = [
     uuid.UUID("7d5d2f7a-60d1-4c4b-8f5e-4d2c3b0a9a11"),
     Decimal("3.10"),
     b"\x00bytes\xff",
+    math.inf,
+    [-math.inf, {"deep": math.inf}],
 ]
 
 
@@ -273,6 +277,17 @@ async def test_value_that_celery_has_stored_arrives(
         waiting = asyncio.create_task(result.get(timeout=PATIENCE_S))
         await in_celery(lambda: celery_app.backend.store_result(result.id, value, "SUCCESS"))
         assert await waiting == value
+
+
+async def test_text_of_half_a_character_that_celery_has_stored_arrives(
+    app: AioTask, celery_app: Celery, in_celery: InCelery[Any]
+) -> None:
+    """As file names that are no UTF-8 are read."""
+    value = os.fsdecode(b"caf\xe9")
+    async with app:
+        result = app.result("stored-by-celery")
+        await in_celery(lambda: celery_app.backend.store_result(result.id, value, "SUCCESS"))
+        assert await result.get(timeout=PATIENCE_S) == value
 
 
 async def test_error_that_celery_has_stored_is_raised_with_its_traceback(

@@ -12,23 +12,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
-from aiotask.connections.amqp import (
-    AmqpChannel,
-    AmqpLink,
-    ChannelError,
-    LinkClosed,
-    LinkDown,
-    Message,
-    Received,
-    Translation,
-)
+from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError, LinkClosed, LinkDown, Received
 from aiotask.connections.backoff import Backoff
 from aiotask.connections.memory import Row, RowStore
 from aiotask.exceptions import BackendConnectionError, BackendError, ContentDisallowed, DecodeError
 from aiotask.outcome import TaskMeta
-from aiotask.results.memory import MemoryWatch
+from aiotask.results.memory import MemoryWatch, fail_watches
+from aiotask.results.replies import CONTENT_TYPE, ERRORS, Reply, ReplySender, encode_reply
 from aiotask.states import FAILURE
 from aiotask.wire.errors import to_record
 from aiotask.wire.rows import decode_meta, encode_meta
@@ -43,20 +35,8 @@ _ACKNOWLEDGED_TOGETHER: Final = _PREFETCH // 4
 _ACKNOWLEDGED_WITHIN_S: Final = 0.02
 """By and by: who waits for a result is about to send the next task, and each write costs it 40 us."""
 _ABSENT: Final = 404
-_STORE_WITHIN_S: Final = 10.0
-_CONTENT_TYPE: Final = "application/json"
-_CONTENT_ENCODING: Final = "utf-8"
-_ERRORS: Final = Translation(BackendConnectionError, BackendError, BackendError)
 
 _log = logging.getLogger(__name__)
-
-
-class Reply(NamedTuple):
-    """An encoded outcome, and where to; None where nobody waits for it."""
-
-    id: str
-    reply_to: str | None
-    body: bytes
 
 
 class RpcBackend:
@@ -71,24 +51,39 @@ class RpcBackend:
             expires: Seconds for which results are kept here (`result_expires`); None for as long as the process lives.
         """
         self.link = link
-        self.reply_to = f"{link.key_prefix}.reply.{os.urandom(16).hex()}"
         self._persistent = persistent
         self._expires_s = expires
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Be the backend of this process, which has sent nothing yet: its queue is nobody else's."""
+        self._pid = os.getpid()
+        self._reply_to = f"{self.link.key_prefix}.reply.{os.urandom(16).hex()}"
         self._rows = RowStore(time.time)
         self._known: dict[str, None] = {}
         """The ids whose results come here, in the order in which they were sent."""
-        self._outgoing: AmqpChannel | None = None
-        self._publishing = asyncio.Lock()
+        self._sender = ReplySender(self.link, persistent=self._persistent)
         self._incoming: AmqpChannel | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._listened = False
         """True once the reply queue was made."""
-        self._watches: set[_Watch] = set()
+        self._watches: set[MemoryWatch] = set()
         self._taken = 0
         """The delivery tag up to which all is taken."""
         self._acknowledged = 0
         """The one up to which all is acknowledged."""
         self._open = False
+
+    def _leave_parent(self) -> None:
+        """In a process that was forked, leave its parent what is the parent's: they would take each other's results."""
+        if os.getpid() != self._pid:
+            self._begin_anew()
+
+    @property
+    def reply_to(self) -> str:
+        """The name of the queue of this process."""
+        self._leave_parent()
+        return self._reply_to
 
     @property
     def connected(self) -> bool:
@@ -102,24 +97,30 @@ class RpcBackend:
             BackendConnectionError: There is no RabbitMQ that can be used.
             BackendError: It does not let us have a queue.
         """
+        self._leave_parent()
         if self._open:
             return
-        with self.link.translating(_ERRORS):
+        with self.link.translating(ERRORS):
             await self.link.open()
             try:
                 channel = await self._listen()
             except BaseException:
                 await self.link.close()
                 raise
-        self._publishing = asyncio.Lock()
+        self._sender = ReplySender(self.link, persistent=self._persistent)
         self._keeper = asyncio.get_running_loop().create_task(self._keep_listening(channel), name="aiotask replies")
         self._open = True
 
     async def close(self) -> None:
-        """Take no more. What comes meanwhile waits in the queue, for ten minutes; where nothing can, it is dropped."""
+        """End what is watched, and take no more.
+
+        What comes meanwhile waits in the queue, for ten minutes; where nothing can come, that is dropped.
+        """
+        self._leave_parent()
         if not self._open:
             return
         self._open = False
+        fail_watches(self._watches)
         keeper, self._keeper = self._keeper, None
         # Of a loop that was closed with the app left open there is nothing to wait for.
         if keeper is not None and keeper.get_loop() is asyncio.get_running_loop():
@@ -128,9 +129,8 @@ class RpcBackend:
             await self._leave_queue()
             if self._incoming is not None:
                 await self._incoming.close_in_order()
-            if self._outgoing is not None:
-                await self._outgoing.close()
-        self._incoming, self._outgoing = None, None
+            await self._sender.close()
+        self._incoming = None
         await self.link.close()
 
     async def _leave_queue(self) -> None:
@@ -149,41 +149,19 @@ class RpcBackend:
 
     def encode(self, meta: TaskMeta, expires: float | None) -> Reply:
         """See `ResultBackend`; how long it is kept is the receiver's to say."""
-        return Reply(meta.id, meta.reply_to, encode_meta(meta))
+        return encode_reply(meta)
 
     async def store(self, rows: Sequence[Reply]) -> None:
         """Send encoded outcomes to who waits for them. What waits in a queue that is gone has nobody to read it.
+
+        A result that is larger than the server takes becomes a failure that says so; a state that is not final, and is
+        larger, is left out.
 
         Raises:
             BackendConnectionError: There is no connection, or it was lost.
             BackendError: The server refuses it, or is full.
         """
-        messages = [
-            Message(
-                routing_key=row.reply_to,
-                body=row.body,
-                message_id=os.urandom(8).hex(),
-                content_type=_CONTENT_TYPE,
-                content_encoding=_CONTENT_ENCODING,
-                correlation_id=row.id,
-                persistent=self._persistent,
-                mandatory=False,
-            )
-            for row in rows
-            if row.reply_to
-        ]
-        if not messages:
-            return
-        with self.link.translating(_ERRORS):
-            async with self._publishing:
-                if self._outgoing is None or not self._outgoing.usable:
-                    self._outgoing = await self.link.channel(confirms=True)
-            outcomes = await self._outgoing.publish(messages, _STORE_WITHIN_S)
-        failed = next((outcome for outcome in outcomes if outcome is not None), None)
-        if isinstance(failed, LinkDown):
-            raise BackendConnectionError(str(failed) or f"RabbitMQ {self.link.place} has not confirmed a result.")
-        if failed is not None:
-            raise BackendError(f"RabbitMQ {self.link.place} takes no results: a reply queue refuses them.")
+        await self._sender.send(rows)
 
     # ---- reading what has come ----
 
@@ -211,11 +189,11 @@ class RpcBackend:
         """See `ResultBackend`; pushed. Cost: none.
 
         Raises:
-            BackendConnectionError: It is not open.
-            BackendError: One was not sent by this process; or, while it is waited for, the reply queue was gone.
+            BackendConnectionError: It is not open; or, from the iterator, it was closed.
+            BackendError: One was not sent by this process; or, from the iterator, the reply queue was gone.
         """
         self._must_be_ours(ids)
-        return _Watch(self._rows, ids, self._watches)
+        return MemoryWatch(self._rows, ids, self._watches)
 
     async def forget(self, ids: Sequence[str]) -> int:
         """Drop what has come; return how many there were. Cost: none."""
@@ -268,11 +246,13 @@ class RpcBackend:
             self.link.place,
         )
         for watch in tuple(self._watches):
-            watch.lose(
-                f"The reply queue of this process was gone from RabbitMQ {self.link.place} for a while: the server was "
-                "emptied, somebody has deleted it, or there was no connection for ten minutes. A result that was sent "
-                "meanwhile is lost. To wait for one that is still to come, ask again; a backend that stores results, "
-                "such as redis://, keeps them."
+            watch.fail(
+                BackendError(
+                    f"The reply queue of this process was gone from RabbitMQ {self.link.place} for a while: the server "
+                    "was emptied, somebody has deleted it, or there was no connection for ten minutes. A result that "
+                    "was sent meanwhile is lost. To wait for one that is still to come, ask again; a backend that "
+                    "stores results, such as redis://, keeps them."
+                )
             )
 
     async def _keep_listening(self, channel: AmqpChannel) -> None:
@@ -315,42 +295,9 @@ class RpcBackend:
         return Row(task_id, data, meta.ready, None if self._expires_s is None else time.time() + self._expires_s)
 
 
-class _Watch(MemoryWatch):
-    """One reader's changes, which can be told that there may be none any more."""
-
-    def __init__(self, rows: RowStore, ids: Sequence[str], watches: "set[_Watch]") -> None:
-        super().__init__(rows, ids)
-        self._watches = watches
-        self._why: str | None = None
-
-    async def __aenter__(self) -> AsyncIterator[TaskMeta]:
-        self._watches.add(self)
-        return await super().__aenter__()
-
-    async def __aexit__(self, *told: object) -> None:
-        self._watches.discard(self)
-        await super().__aexit__(*told)  # type: ignore[arg-type]
-
-    def lose(self, why: str) -> None:
-        """Let the reader have what is there, and then an error."""
-        self._why = why
-        if all(self._read.get(id_) == self._unread[id_].data for id_ in self._order):
-            self._closed = True  # else the reader comes by again
-            self._wake()
-
-    async def __anext__(self) -> TaskMeta:
-        if self._why is None or (self._order and not self._closed):
-            try:
-                return await super().__anext__()
-            except StopAsyncIteration:
-                if self._why is None:
-                    raise
-        raise BackendError(self._why)
-
-
 def _decoded(message: Received, task_id: str) -> TaskMeta:
     content_type = message.properties.content_type
-    if content_type != _CONTENT_TYPE:
+    if content_type != CONTENT_TYPE:
         raise ContentDisallowed(
             f"The result came as {content_type!r:.80}; only JSON is read here (Celery's result_serializer)."
         )

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from aiotask.exceptions import BackendConnectionError
 from aiotask.message import new_id
 from aiotask.protocols import ResultBackend
 from aiotask.states import FAILURE, RETRY, STARTED, SUCCESS
@@ -174,6 +175,23 @@ async def watch_ends_when_it_is_closed(harness: BackendHarness) -> None:
     raise AssertionError("a closed watch went on")
 
 
+async def error_comes_when_the_backend_is_closed_meanwhile(harness: BackendHarness) -> None:
+    """Closing a backend ends what is watched by `BackendConnectionError`: nobody waits on for what can't come."""
+    backend = await harness.backend()
+    id_ = new_id()
+    await store(backend, meta(STARTED, id_))
+    async with backend.watch([id_]) as changes:
+        assert (await harness.next(changes)).state == STARTED
+        waiting = asyncio.create_task(harness.next(changes))
+        await asyncio.sleep(0.02)
+        await backend.close()
+        try:
+            await waiting
+        except BackendConnectionError:
+            return
+    raise AssertionError("a watch of a closed backend told a change")
+
+
 CLAUSES: Final = (
     stored_state_comes_first_when_a_watch_begins,
     nothing_comes_when_the_stored_state_has_expired,
@@ -188,4 +206,5 @@ CLAUSES: Final = (
     new_state_comes_when_the_old_one_was_forgotten,
     every_final_state_comes_when_there_are_many_watchers,
     watch_ends_when_it_is_closed,
+    error_comes_when_the_backend_is_closed_meanwhile,
 )

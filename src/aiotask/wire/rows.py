@@ -13,7 +13,7 @@ import msgspec
 
 from aiotask.exceptions import DecodeError
 from aiotask.outcome import Packed, TaskMeta
-from aiotask.wire.serialization import JSON
+from aiotask.wire.serialization import JSON, for_celery, read_as_python_does
 from aiotask.wire.tagged import has_tags, untag
 
 
@@ -71,14 +71,14 @@ def encode_meta(meta: TaskMeta) -> bytes:
     return _encode(
         _Row(
             meta.state,
-            msgspec.Raw(JSON.encode(meta.result)) if packed is None else None,
+            msgspec.Raw(for_celery(JSON.encode(meta.result))) if packed is None else None,
             meta.traceback,
             [[[child, None], None] for child in meta.children],
             meta.date_done,
             meta.id,
             meta.name,
-            None if meta.args is None else msgspec.Raw(JSON.encode(meta.args)),
-            None if meta.kwargs is None else msgspec.Raw(JSON.encode(meta.kwargs)),
+            None if meta.args is None else msgspec.Raw(for_celery(JSON.encode(meta.args))),
+            None if meta.kwargs is None else msgspec.Raw(for_celery(JSON.encode(meta.kwargs))),
             meta.worker,
             meta.retries,
             meta.queue,
@@ -96,7 +96,10 @@ def decode_meta(data: bytes) -> TaskMeta:
         DecodeError: The bytes are no such row.
     """
     try:
-        row = _decode(data)
+        try:
+            row = _decode(data)
+        except msgspec.DecodeError as refused:
+            row = msgspec.convert(read_as_python_does(data, refused), _Stored)
         tagged = has_tags(data)
         result = untag(row.result) if tagged else row.result
         return TaskMeta(

@@ -94,7 +94,7 @@ def _backend(part: type) -> type[MemoryBackend]:
 
         class Backend(MemoryBackend):
             def watch(self, ids: Sequence[str]) -> MemoryWatch:
-                return part(self._rows, ids)
+                return part(self._rows, ids, self._watches)
 
         return Backend
     return MemoryBackend

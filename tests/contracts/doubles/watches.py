@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from aiotask.connections.memory import Row, RowStore
+from aiotask.exceptions import BackendError
 from aiotask.outcome import TaskMeta
 from aiotask.results.memory import MemoryWatch
 from aiotask.testing import watch_contract as c
@@ -108,3 +109,16 @@ class HasOneWatcherForAnId(RowStore):
 class NeverCloses(MemoryWatch):
     async def __aexit__(self, *_: object) -> None:
         pass
+
+
+@breaks(c.error_comes_when_the_backend_is_closed_meanwhile)
+class LetsItsReaderWait(MemoryWatch):
+    def fail(self, failure: BackendError) -> None:
+        pass
+
+
+@breaks(c.error_comes_when_the_backend_is_closed_meanwhile)
+class EndsWithoutAWord(MemoryWatch):
+    def fail(self, failure: BackendError) -> None:
+        self._closed = True
+        self._wake()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -72,6 +73,33 @@ def test_row_has_celery_s_keys() -> None:
         "date_done": None,
         "task_id": "id-1",
     }
+
+
+def test_float_that_json_lacks_is_in_a_row_as_celery_has_it() -> None:
+    meta = TaskMeta(
+        id="id-1", state="SUCCESS", result=math.inf, args=[-math.inf], kwargs={"a": math.inf}, children=["b"]
+    )
+    meta.date_done = DONE
+    row = encode_meta(meta)
+    assert b'"result":Infinity,' in row
+    assert b'"args":[-Infinity],"kwargs":{"a":Infinity}' in row
+    assert decode_meta(row) == meta
+    assert math.isnan(decode_meta(encode_meta(TaskMeta(id="id-1", result=math.nan))).result)
+
+
+def test_packed_result_is_read_beside_a_float_that_json_lacks() -> None:
+    packed = Packed("application/x-msgpack", None, b"\x93\x01\x02\xff")
+    meta = TaskMeta(id="id-1", state="SUCCESS", result=packed, args=[math.inf], date_done=DONE)
+    assert decode_meta(encode_meta(meta)) == meta
+
+
+def test_float_with_our_tag_is_read_in_a_row() -> None:
+    row = b'{"status":"SUCCESS","result":{"__type__":"float","__value__":"-inf"},"task_id":"id-1"}'
+    assert decode_meta(row).result == -math.inf
+
+
+def test_half_a_surrogate_pair_is_read_in_a_row_of_celery_s() -> None:
+    assert decode_meta(b'{"status": "SUCCESS", "result": "caf\\udce9", "task_id": "id-1"}').result == "caf\udce9"
 
 
 def test_row_of_celery_s_own_is_read() -> None:
@@ -145,6 +173,9 @@ def test_meta_is_refused_when_a_part_can_not_be_serialised(part: str) -> None:
     [
         b"",
         b"{}",
+        b"NaN",
+        b'{"status": 5, "result": NaN, "task_id": "x"}',
+        b'{"status": "A", "result": NaN, "\\ud800": 1, "task_id": "\\ud800"',
         b"[]",
         b'{"status": 5, "result": 1, "traceback": null, "children": [], "date_done": null, "task_id": "x"}',
         b'{"status": "A", "result": 1, "traceback": null, "children": [5], "date_done": null, "task_id": "x"}',
