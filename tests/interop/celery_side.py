@@ -55,6 +55,11 @@ def echo(value: Any) -> Any:
     return value
 
 
+@app.task(name="celery.side.file_name")
+def file_name(raw: bytes) -> str:
+    return os.fsdecode(raw)
+
+
 @app.task(name="celery.side.progress", bind=True)
 def progress(self: Task) -> str:
     self.update_state(state="PROGRESS", meta={"done": 1})
@@ -66,7 +71,11 @@ def hand_over(self: Task, queue: str) -> dict[str, Any]:
     """Retries into a queue that a worker of another kind takes from; run here again, says what it was told."""
     if self.request.retries == 0:
         raise self.retry(countdown=0.2, queue=queue, exc=TheirError("over to you"))
-    return {"retries": self.request.retries, "mine": self.request.get("x-mine"), "root_id": self.request.root_id}
+    request = self.request
+    return {
+        "mine": request.get("x-mine"),
+        **{name: getattr(request, name) for name in ("retries", "root_id", "args", "argsrepr", "kwargsrepr")},
+    }
 
 
 @app.task(name="celery.side.reject", bind=True, acks_late=True)

@@ -140,10 +140,11 @@ def read_message(found: Delivery | DeadLetter) -> TaskMessage:
         ignore_result=said.ignore_result,
         origin=_text(headers.get("origin")),
         headers={name: value for name, value in headers.items() if name not in _OWN} or None,
-        compression=said.compression,
+        compression=said.compression or None,
         shadow=_text(headers.get("shadow")),
         argsrepr=_text(headers.get("argsrepr")),
         kwargsrepr=_text(headers.get("kwargsrepr")),
+        via=found.via if isinstance(found, Delivery) else None,
         foreign=Foreign(headers, properties, facts),
         reply_to=_text(properties.get("reply_to")) or None,
     )

@@ -12,7 +12,7 @@ from aiotask.outcome import Packed
 from aiotask.settings import Settings
 from aiotask.wire.celery import unwrap_call, wrap_call
 from aiotask.wire.compression import compress, decompress
-from aiotask.wire.serialization import JSON, find_serializer, serializer_for
+from aiotask.wire.serialization import JSON, find_serializer, for_celery, serializer_for
 
 _RATIO: Final = 100
 """A compressed result is read when it grows to `message_max_bytes`, or to so many times its length if that is more.
@@ -47,6 +47,8 @@ def put_call(
         found = find_serializer(serializer)
         if message.foreign is not None:
             payload = found.encode(wrap_call(message, args, kwargs))
+            if found is JSON:
+                payload = for_celery(payload)
             message.content_type = found.content_type
         elif found is JSON:
             payload = JSON.encode_call(tuple(args), dict(kwargs))
@@ -71,6 +73,31 @@ def put_call(
         except (EncodeError, ImproperlyConfigured) as error:
             raise type(error)(f"{message.task}: {error}") from error.__cause__
     message.payload = payload
+
+
+def put_other_call(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any], conf: Settings) -> None:
+    """Put other arguments into a message that is sent again, in the format that it has.
+
+    What Celery's protocol shows of arguments is made anew where they are others, as Celery's own retry does: a text
+    that the caller has given for them does not hold then.
+
+    Raises:
+        EncodeError: As `put_call`.
+    """
+    limit = conf.message_max_bytes
+    if message.foreign is None:
+        put_call(message, args, kwargs, message.content_type, message.compression, limit)
+        return
+    argsrepr, kwargsrepr = message.argsrepr, message.kwargsrepr
+    former = read_call(message, conf.accept_content, limit)
+    message.argsrepr = message.kwargsrepr = None
+    put_call(message, args, kwargs, message.content_type, message.compression, limit)
+    # Read again, since annotations may have made other types of what was sent; by its repr, since NaN equals nothing.
+    latter = read_call(message, conf.accept_content, limit)
+    if argsrepr is not None and repr(former[0]) == repr(latter[0]):
+        message.argsrepr = argsrepr
+    if kwargsrepr is not None and repr(former[1]) == repr(latter[1]):
+        message.kwargsrepr = kwargsrepr
 
 
 def read_call(message: TaskMessage, accept: Sequence[str], limit: int) -> tuple[list[Any], dict[str, Any]]:
@@ -104,9 +131,8 @@ def plain_call(message: TaskMessage, conf: Settings) -> tuple[list[Any], dict[st
         ContentDisallowed, DecodeError: As `read_call`.
     """
     args, kwargs = read_call(message, conf.accept_content, conf.message_max_bytes)
-    if message.content_type == JSON.content_type:
-        return args, kwargs
-    return [_plain(value) for value in args], {str(name): _plain(value) for name, value in kwargs.items()}
+    # JSON, too: what Celery's client may write there is more than what we do, such as half a surrogate pair.
+    return [_plain(value) for value in args], {_plain(str(name)): _plain(value) for name, value in kwargs.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Values to bytes and back: JSON with Celery's tags, and the table of all serializers by name and content type."""
 
 import codecs
+import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
@@ -16,6 +18,33 @@ from aiotask.wire.tagged import PLAIN, has_tags, not_serialisable, tag, untag
 
 def _refuse(value: Any) -> NoReturn:
     raise not_serialisable(value)
+
+
+def read_as_python_does(data: bytes, refused: msgspec.DecodeError) -> Any:
+    """Return the value of JSON that msgspec has refused, when Python's own `json` reads it, which is Celery's.
+
+    That reads, and Celery writes, what RFC 8259 has not: NaN, infinities, halves of surrogate pairs.
+
+    Raises:
+        msgspec.DecodeError: `refused`; it is no JSON in that way either.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        return json.loads(data.decode())
+    except ValueError:
+        raise refused from None
+
+
+def for_celery(data: bytes) -> bytes:
+    """Return JSON that `JSON` has written as Celery reads it: NaN and infinities as Python's `json` writes them.
+
+    Celery's clients and workers refuse a tag that they don't know, and ours for floats is one.
+    """
+    if _FLOAT_TAG in data:
+        # A text can't hold the tag, since its quotes are escaped.
+        for tagged, bare in _BARE_FLOATS:
+            data = data.replace(tagged, bare)
+    return data
 
 
 class JsonSerializer:
@@ -62,7 +91,10 @@ class JsonSerializer:
             DecodeError: `data` is no JSON, is nested too deeply, or holds a tag that can't be read.
         """
         try:
-            value = self._decode(data)
+            try:
+                value = self._decode(data)
+            except msgspec.DecodeError as refused:
+                value = read_as_python_does(data, refused)
             return untag(value) if has_tags(data) else value
         except RecursionError as error:
             raise DecodeError("The JSON is nested too deeply.") from error
@@ -71,6 +103,9 @@ class JsonSerializer:
 
 
 JSON: Final = JsonSerializer()
+
+_BARE_FLOATS: Final = [(JSON.encode(value), json.dumps(value).encode()) for value in (math.nan, math.inf, -math.inf)]
+_FLOAT_TAG: Final = b'{"__type__":"float",'
 
 _BY_NAME: Final[dict[str, Serializer]] = {}
 _BY_CONTENT_TYPE: Final[dict[str, Serializer]] = {}

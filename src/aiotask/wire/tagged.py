@@ -1,6 +1,7 @@
 """Celery's tagged JSON: values that JSON lacks as `{"__type__": ..., "__value__": ...}`, and back. Pure.
 
-The tags are kombu's, so that either side reads the other's. `float` is ours: JSON has no NaN and no infinity.
+The tags are kombu's, so that either side reads the other's. `float` is ours: JSON has no NaN and no infinity. Celery
+refuses it, so where Celery may read, `serialization.for_celery` writes them in Celery's way.
 """
 
 import base64

@@ -38,7 +38,7 @@ from aiotask.sending import message_envelope
 from aiotask.states import EXCEPTION_STATES, FAILURE, RETRY, REVOKED, SUCCESS
 from aiotask.wire.celery import celery_error
 from aiotask.wire.errors import text_of, to_record
-from aiotask.wire.payload import plain_call, put_call
+from aiotask.wire.payload import plain_call, put_other_call
 from aiotask.worker.execution import Execution
 
 REQUEUE_DELAY_S = 0.1
@@ -134,8 +134,7 @@ def _decide_retry(execution: Execution, retried: Retried) -> Decision:
     when = Timing(delay_s=retry.delay, due_at=retry.eta_at, expires_at=delivery.expires_at)
     again = msgspec.structs.replace(message, retries=message.retries + 1, eta=when.eta)
     if retry.arguments is not None:
-        limit = task.app.conf.message_max_bytes
-        put_call(again, *retry.arguments, again.content_type, again.compression, limit)
+        put_other_call(again, *retry.arguments, task.app.conf)
     envelope = message_envelope(task.app, again, delivery.queue, when)
     stored = None
     if not ignores_result(execution):
@@ -185,6 +184,8 @@ def _meta(
 ) -> TaskMeta:
     delivery, message = execution.delivery, execution.message
     if message is None:
+        if delivery.headers is not None:  # none of ours has them
+            result = celery_error(result)
         return TaskMeta(
             id=delivery.id,
             state=state,
@@ -194,7 +195,8 @@ def _meta(
             queue=delivery.queue,
             reply_to=(delivery.properties or {}).get("reply_to"),
         )
-    if message.foreign is not None and state in EXCEPTION_STATES:
+    foreign = message.foreign
+    if foreign is not None and state in EXCEPTION_STATES:
         result = celery_error(result)  # who waits for it looks for Celery's
     meta = TaskMeta(
         id=message.id,
@@ -206,6 +208,7 @@ def _meta(
         retries=message.retries,
         queue=delivery.queue,
         parent_id=message.parent_id,
+        group_id=None if foreign is None else foreign.facts.get("group"),
         reply_to=message.reply_to,
     )
     task, request = execution.task, execution.request

@@ -16,7 +16,7 @@ from aiotask.protocols import Application, Outgoing
 from aiotask.states import FAILURE, IGNORED, SUCCESS
 from aiotask.tasks import Task
 from aiotask.wire.errors import format_traceback
-from aiotask.wire.payload import put_call, read_call
+from aiotask.wire.payload import put_other_call, read_call
 from aiotask.worker.execution import Execution
 from aiotask.worker.executors import ThreadPool
 from aiotask.worker.runner import Runner
@@ -67,8 +67,7 @@ class EagerRunner:
                 return self._result_of(execution, message, outcome)
             again = msgspec.structs.replace(message, retries=message.retries + 1)
             if outcome.retry.arguments is not None:
-                limit = self._app.conf.message_max_bytes
-                put_call(again, *outcome.retry.arguments, again.content_type, again.compression, limit)
+                put_other_call(again, *outcome.retry.arguments, self._app.conf)
             message = again
 
     async def close(self) -> None:

@@ -1,6 +1,8 @@
 """Celery's client calls tasks that our worker runs: what it asks for is done, and it sees what came of it."""
 
 import asyncio
+import math
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,6 +11,7 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from amqp.exceptions import PreconditionFailed
 from celery import Celery, group
@@ -16,6 +19,7 @@ from celery.exceptions import NotRegistered as CelerysNotRegistered
 from celery.exceptions import Reject as CelerysReject
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
+from kombu.exceptions import EncodeError as CelerysEncodeError
 from tests.interop.conftest import PATIENCE_S, InCelery
 from tests.interop.workers.shared_queue import QUEUE, dead_letters, dead_letters_now, send_raw
 
@@ -62,6 +66,53 @@ async def test_tagged_values_and_compressed_bodies_arrive_and_return(
     async with app.worker():
         assert await call("ours.echo", value, compression=compression) == value
     assert seen == [value]
+
+
+async def test_floats_that_json_lacks_arrive_and_return(app: AioTask, call: Callable[..., Any]) -> None:
+    @app.task(bind=True, name="ours.scale")
+    async def scale(self: Task, value: float, others: list[Any], by: float) -> Any:
+        self.update_state(state="PROGRESS", meta={"value": value})
+        if not self.request.retries:
+            raise self.retry(exc=ValueError(value), countdown=0, args=(value, others), kwargs={"by": by})
+        return [value, by, *others]
+
+    async with app.worker():
+        found = await call("ours.scale", math.nan, [{"a": -math.inf}], kwargs={"by": math.inf})
+    assert math.isnan(found[0])
+    assert found[1:] == [math.inf, {"a": -math.inf}]
+
+
+async def test_empty_compression_means_none(app: AioTask, celery_app: Celery, in_celery: InCelery[Any]) -> None:
+    @app.task(name="ours.add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async with app.worker():
+        result = await in_celery(lambda: send_raw(celery_app, "ours.add", b"[[2, 3], {}, null]", compression=""))
+        assert await in_celery(lambda: result.get(timeout=PATIENCE_S)) == 5
+
+
+@pytest.mark.parametrize("extended", [False, True])
+async def test_text_of_half_a_character_arrives_and_fails_its_own_task_when_it_is_returned(
+    app: AioTask, call: Callable[..., Any], extended: bool
+) -> None:
+    """As Celery's client sends a file name that is no UTF-8; ours never does."""
+    app.conf.result_extended = extended
+    name = os.fsdecode(b"caf\xe9")
+
+    @app.task(name="ours.length")
+    async def length(text: str) -> int:
+        return len(text)
+
+    @app.task(name="ours.echo")
+    async def echo(text: str) -> str:
+        return text
+
+    async with app.worker():
+        assert await call("ours.length", name) == 4
+        with pytest.raises(CelerysEncodeError, match="surrogates not allowed"):
+            await call("ours.echo", name)
+        assert await call("ours.length", name) == 4
 
 
 async def test_request_has_what_celery_s_client_has_said(
@@ -314,7 +365,10 @@ async def test_group_of_celery_runs_here(app: AioTask, celery_app: Celery, in_ce
             lambda: group([celery_app.signature("ours.add", (n, n)) for n in range(5)], app=celery_app).apply_async()
         )
         assert await in_celery(lambda: result.get(timeout=PATIENCE_S)) == [0, 2, 4, 6, 8]
-    assert seen == {result.id}
+        metas = await in_celery(lambda: [member._get_task_meta() for member in result.results])
+        if app.backend_url.startswith("redis"):  # what others have sent can be asked for there
+            metas += [msgspec.structs.asdict(await app.result(member.id).meta()) for member in result.results]
+    assert seen == {result.id} == {meta["group_id"] for meta in metas}
 
 
 @pytest.mark.priorities

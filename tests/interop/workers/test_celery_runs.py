@@ -1,6 +1,8 @@
 """Our client calls tasks that Celery's worker runs, and either worker takes the other's retries."""
 
 import asyncio
+import math
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -107,12 +109,11 @@ async def test_retry_of_ours_is_run_by_celery_s_worker(
 ) -> None:
     @app.task(bind=True, name="celery.side.hand_over")
     async def hand_over(self: Task, queue: str) -> None:
-        raise self.retry(countdown=0.2)
+        raise self.retry(countdown=0.2, args=("other",))
 
+    options = {"headers": {"x-mine": "v"}, "argsrepr": "(...)", "kwargsrepr": "{...}"}
     async with app.worker():
-        theirs = await in_celery(
-            lambda: celery_app.send_task("celery.side.hand_over", ("unused",), headers={"x-mine": "v"})
-        )
+        theirs = await in_celery(lambda: celery_app.send_task("celery.side.hand_over", ("unused",), **options))
         async with asyncio.timeout(PATIENCE_S):
             while await in_celery(lambda: theirs.state) != "RETRY":
                 await asyncio.sleep(0.02)
@@ -121,7 +122,8 @@ async def test_retry_of_ours_is_run_by_celery_s_worker(
         found = await in_celery(lambda: theirs.get(timeout=PATIENCE_S))
     finally:
         other.end()
-    assert found == {"retries": 1, "mine": "v", "root_id": theirs.id}
+    assert (found["retries"], found["mine"], found["root_id"]) == (1, "v", theirs.id)
+    assert (found["args"], found["argsrepr"], found["kwargsrepr"]) == (["other"], "('other',)", "{...}")
 
 
 async def test_celery_s_worker_returns_states_errors_and_retries(app: AioTask, celery_worker: CeleryWorker) -> None:
@@ -142,6 +144,23 @@ async def test_values_survive_the_way_there_and_back(app: AioTask, celery_worker
         for options in ({}, {"compression": "gzip"}, {"compression": "bzip2"}, {"compression": "lzma"}):
             result = await app.send_task("celery.side.echo", (value,), **options)
             assert await result.get(timeout=PATIENCE_S) == value
+
+
+async def test_floats_that_json_lacks_survive_the_way_there_and_back(app: AioTask, celery_worker: CeleryWorker) -> None:
+    async with app:
+        for options in ({}, {"compression": "gzip"}):
+            result = await app.send_task("celery.side.echo", ([math.nan, math.inf, {"deep": -math.inf}],), **options)
+            found = await result.get(timeout=PATIENCE_S)
+            assert math.isnan(found[0])
+            assert found[1:] == [math.inf, {"deep": -math.inf}]
+
+
+async def test_text_of_half_a_character_that_celery_s_worker_returns_arrives(
+    app: AioTask, celery_worker: CeleryWorker
+) -> None:
+    async with app:
+        result = await app.send_task("celery.side.file_name", (b"caf\xe9",))
+        assert await result.get(timeout=PATIENCE_S) == os.fsdecode(b"caf\xe9")
 
 
 async def test_message_of_our_own_protocol_is_dropped_by_celery_s_worker(

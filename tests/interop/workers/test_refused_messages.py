@@ -78,8 +78,37 @@ async def test_message_of_protocol_1_is_dead_lettered_and_the_client_is_told(
         sent = await in_celery(lambda: celery_app.send_task("ours.add", (1, 2)))
         [letter] = await dead_letters(app)
         found = await in_celery(lambda: sent.get(timeout=PATIENCE_S, propagate=False))
-    assert (letter.id, letter.reason, type(found).__name__) == (sent.id, "DecodeError", "DecodeError")
+    assert type(found) is CelerysDecodeError
+    assert (letter.id, letter.reason) == (sent.id, "DecodeError")
     assert "protocol 1 is not read" in letter.detail
+
+
+@pytest.mark.parametrize("wrong", [{"retries": "twice"}, {"eta": "noon"}])
+async def test_message_with_headers_that_can_t_be_read_is_dead_lettered_and_the_client_is_told(
+    app: AioTask, celery_app: Celery, in_celery: InCelery[Any], wrong: dict[str, Any]
+) -> None:
+    async with app.worker():
+        sent = await in_celery(lambda: send_raw(celery_app, "ours.add", **wrong))
+        [letter] = await dead_letters(app)
+        found = await in_celery(lambda: sent.get(timeout=PATIENCE_S, propagate=False))
+    assert type(found) is CelerysDecodeError
+    assert (letter.id, letter.reason) == (sent.id, "DecodeError")
+
+
+async def test_message_larger_than_message_max_bytes_is_dead_lettered_and_the_client_is_told(
+    app: AioTask, celery_app: Celery, in_celery: InCelery[Any]
+) -> None:
+    @app.task(name="ours.length")
+    async def length(text: str) -> int:
+        return len(text)
+
+    async with app.worker():
+        sent = await in_celery(lambda: celery_app.send_task("ours.length", ("x" * (1 << 20),)))
+        [letter] = await dead_letters(app)
+        found = await in_celery(lambda: sent.get(timeout=PATIENCE_S, propagate=False))
+    assert type(found) is CelerysDecodeError
+    assert "more than message_max_bytes (1,048,576)" in str(found)
+    assert (letter.id, letter.reason) == (sent.id, "DecodeError")
 
 
 # ---- canvas: what is embedded in a message is not carried out here, and never dropped ----

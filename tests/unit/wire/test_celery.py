@@ -20,9 +20,10 @@ from aiotask.exceptions import (
     WorkerLost,
 )
 from aiotask.message import Delivery, Foreign, TaskMessage
+from aiotask.settings import Settings
 from aiotask.wire.celery import celery_error, read_message, write_message
 from aiotask.wire.errors import from_record, to_record
-from aiotask.wire.payload import put_call, read_call
+from aiotask.wire.payload import put_call, put_other_call, read_call
 
 LIMIT = 1 << 20
 NOTHING = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
@@ -131,6 +132,12 @@ def test_compressed_body_is_read_by_its_header() -> None:
     assert body[:1] == b"\x78", "as captured: a zlib stream under the name gzip"
     _, args, kwargs = read(PLAIN | {"compression": "application/x-gzip"}, body=body)
     assert (args, kwargs) == ([1, 2], {"k": "v"})
+
+
+def test_body_is_not_compressed_when_its_header_is_empty() -> None:
+    message, args, _ = read(PLAIN | {"compression": ""})
+    assert (args, message.compression) == ([1, 2], None)
+    assert "compression" not in write_message(message).headers
 
 
 def test_tagged_values_are_read() -> None:
@@ -277,10 +284,34 @@ def test_captured_message_is_written_as_it_came(headers: dict[str, Any], propert
 def test_retry_says_what_is_new_and_keeps_the_rest() -> None:
     message = read_message(delivery(OPTIONS, OPTIONS_PROPERTIES))
     again = msgspec.structs.replace(message, retries=1, eta=0.0)
-    put_call(again, [3], {"k": "v"}, again.content_type, again.compression, LIMIT)
     parts = write_message(again)
-    assert json.loads(parts.body) == [[3], {"k": "v"}, NOTHING]
+    assert json.loads(parts.body) == [[1, 2], {}, NOTHING]
     assert parts.headers == OPTIONS | {"retries": 1, "eta": "1970-01-01T00:00:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "argsrepr", "kwargsrepr"),
+    [
+        ([3], {"k": "v"}, "(3,)", "{'k': 'v'}"),
+        ([1, 3], {}, "(1, 3)", "{...}"),
+        ((1, 2), {"k": "v"}, "(...)", "{'k': 'v'}"),
+        ([1, 2], {}, "(...)", "{...}"),
+    ],
+)
+def test_retry_shows_the_arguments_that_are_others(
+    args: Any, kwargs: dict[str, Any], argsrepr: str, kwargsrepr: str
+) -> None:
+    message = read_message(delivery(PLAIN | {"argsrepr": "(...)", "kwargsrepr": "{...}"}))
+    put_other_call(message, args, kwargs, Settings())
+    parts = write_message(message)
+    assert json.loads(parts.body) == [list(args), kwargs, NOTHING]
+    assert parts.headers == PLAIN | {"argsrepr": argsrepr, "kwargsrepr": kwargsrepr}
+
+
+def test_retry_shows_arguments_of_which_the_message_said_nothing() -> None:
+    message = read_message(delivery(PLAIN | {"argsrepr": None, "kwargsrepr": None}))
+    put_other_call(message, [1, 2], {"k": 1}, Settings())
+    assert (message.argsrepr, message.kwargsrepr) == ("(1, 2)", "{'k': 1}")
 
 
 def test_header_with_a_name_of_the_protocol_is_refused() -> None:

@@ -1,14 +1,23 @@
 """What messages and rows carry: packed as the sender says, read as far as the reader accepts."""
 
+import math
 from typing import Any
 
 import pytest
 
 from aiotask.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
-from aiotask.message import TaskMessage
+from aiotask.message import Foreign, TaskMessage
 from aiotask.outcome import Packed
 from aiotask.settings import Settings
-from aiotask.wire.payload import pack_result, packs_results, plain_call, put_call, read_call, read_result
+from aiotask.wire.payload import (
+    pack_result,
+    packs_results,
+    plain_call,
+    put_call,
+    put_other_call,
+    read_call,
+    read_result,
+)
 
 ALL = ("json", "msgpack", "pickle")
 PICKLE = "application/x-python-serialize"
@@ -42,8 +51,26 @@ def test_call_is_put_again_in_its_own_format_when_only_its_content_types_are_kno
     assert read_call(message, ("pickle",), LIMIT) == ([(2,)], {})
 
 
+def test_other_call_of_our_own_keeps_what_the_caller_wants_to_be_shown() -> None:
+    message = message_of(1, serializer="msgpack")
+    message.argsrepr = "(...)"
+    put_other_call(message, (2,), {}, conf())
+    assert read_call(message, ALL, LIMIT) == ([2], {})
+    assert message.argsrepr == "(...)"
+
+
 def test_plain_json_call_says_nothing_but_its_payload() -> None:
     assert message_of(1) == TaskMessage("proj.t", "id-1", b"[[1],{}]")
+
+
+def test_float_that_json_lacks_is_tagged_unless_celery_may_read_it() -> None:
+    assert message_of(math.nan).payload == b'[[{"__type__":"float","__value__":"nan"}],{}]'
+    message = TaskMessage("proj.t", "id-1", b"", foreign=Foreign())
+    put_call(message, [math.nan], {"a": -math.inf}, "json", None, LIMIT)
+    assert message.payload.startswith(b'[[NaN],{"a":-Infinity},{')
+    [number], kwargs = read_call(message, ("json",), LIMIT)
+    assert math.isnan(number)
+    assert kwargs == {"a": -math.inf}
 
 
 @pytest.mark.parametrize(("serializer", "compression"), [("yaml", None), ("json", "rar")])
@@ -75,6 +102,11 @@ def test_content_type_is_looked_at_first() -> None:
 def test_payload_is_refused_when_it_is_no_call(payload: bytes) -> None:
     with pytest.raises(DecodeError, match="no pair of a list of arguments and a mapping"):
         read_call(TaskMessage("proj.t", "id-1", payload), ("json",), LIMIT)
+
+
+def test_plain_call_has_the_repr_of_json_that_we_would_not_write() -> None:
+    message = TaskMessage("proj.t", "id-1", b'[["caf\\udce9", 1], {"\\ud800": "a"}]')
+    assert plain_call(message, conf()) == ([repr("caf\udce9"), 1], {repr("\ud800"): "a"})
 
 
 def test_plain_call_has_the_repr_of_what_json_lacks() -> None:

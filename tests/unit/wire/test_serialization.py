@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import enum
+import json
+import math
 from ast import literal_eval
 from datetime import date
 from decimal import Decimal
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from aiotask.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
 from aiotask.wire import serialization
-from aiotask.wire.serialization import JSON, find_serializer, register_serializer, serializer_for
+from aiotask.wire.serialization import JSON, find_serializer, for_celery, register_serializer, serializer_for
 
 
 @dataclasses.dataclass
@@ -123,11 +125,44 @@ def test_call_names_the_argument_s_path_when_a_plain_text_is_no_text() -> None:
         JSON.encode_call(("a", "\ud800"), {})
 
 
+def test_float_that_json_lacks_is_written_as_python_does_for_celery() -> None:
+    value = {"a": [math.nan, (math.inf, -math.inf)], "b": msgspec.Raw(JSON.encode(math.nan)), "c": Decimal("NaN")}
+    assert for_celery(JSON.encode(value)) == (
+        b'{"a":[NaN,[Infinity,-Infinity]],"b":NaN,"c":{"__type__":"decimal","__value__":"NaN"}}'
+    )
+
+
+@pytest.mark.parametrize("text", ['{"__type__":"float","__value__":"nan"}', '{"', '{"__type__":"float",', "NaN"])
+def test_text_that_looks_like_a_float_s_tag_stays_a_text_for_celery(text: str) -> None:
+    value = [text, {text: [text]}, math.inf, text]
+    encoded = for_celery(JSON.encode(value))
+    assert json.loads(encoded) == JSON.decode(encoded) == value
+
+
+@pytest.mark.parametrize("value", [math.inf, [-math.inf, {"a": [math.inf]}], "caf\udce9", {"\ud800": "\udfff x"}])
+def test_json_that_only_python_writes_is_read(value: Any) -> None:
+    assert JSON.decode(json.dumps(value).encode()) == value
+
+
+def test_tags_beside_what_only_python_writes_are_read() -> None:
+    number, day, infinity = JSON.decode(
+        b'[NaN,{"__type__":"date","__value__":"2026-03-01"},{"__type__":"float","__value__":"inf"}]'
+    )
+    assert math.isnan(number)
+    assert (day, infinity) == (date(2026, 3, 1), math.inf)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
         b"{",
+        b"[NaN",
+        b"[nan]",
+        b"[Infinity] 2",
+        b"[NaN," + b"[" * 100_000,
+        b"[NaN," + b"[" * 100_000 + b"]" * 100_000 + b"]",
+        '["caf\\udce9"]'.encode("utf-16"),
         b"[1] 2",
         b"\xff\xfe",
         b'"\\ud800',

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from aiotask import AioTask, ArgumentError, EncodeError, MaxRetriesExceeded, Reject, Retry, WorkerLost
-from aiotask.message import Delivery, TaskMessage
+from aiotask.exceptions import DecodeError
+from aiotask.message import Delivery, Foreign, TaskMessage
 from aiotask.outcome import Expired, Failed, HandedBack, Ignored, Lost, Rejected, Retried, Revoked, Succeeded
 from aiotask.wire.errors import from_record
 from aiotask.wire.serialization import JSON
@@ -126,6 +127,26 @@ def test_unreadable_message_is_dead_and_a_failure_is_stored_under_the_broker_s_i
     assert decision.settlement.action == "dead"
     assert decision.meta is not None
     assert (decision.meta.id, decision.meta.state, decision.meta.queue) == ("id-9", "FAILURE", "mail")
+
+
+@pytest.mark.parametrize("foreign", [None, Foreign(), Foreign(facts={"group": "g"})])
+def test_group_is_stored_when_a_message_of_celery_s_names_one(foreign: Foreign | None) -> None:
+    run = execution(message={"foreign": foreign})
+    group = "g" if foreign is not None and foreign.facts else None
+    for meta in (decide(run, Succeeded(1), NOW).meta, state_meta(run, "PROGRESS", None)):
+        assert meta is not None
+        assert meta.group_id == group
+
+
+@pytest.mark.parametrize(("headers", "module"), [(None, "aiotask.exceptions"), ({}, "kombu.exceptions")])
+def test_unreadable_message_s_failure_has_celery_s_name_when_it_is_none_of_ours(
+    headers: dict[str, Any] | None, module: str
+) -> None:
+    unread = Execution(Delivery("id-9", "mail", b"?", "application/json", 5, receipt=1, headers=headers))
+    meta = decide(unread, Failed(DecodeError("no message"), dead=True), NOW).meta
+    assert meta is not None
+    assert (meta.result["exc_module"], meta.result["exc_type"]) == (module, "DecodeError")
+    assert type(from_record(meta.result, None)) is DecodeError
 
 
 def test_ignored_acknowledges_and_stores_nothing() -> None:
