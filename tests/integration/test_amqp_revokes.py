@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.servers.proxy import FaultProxy
 from tests.servers.rabbitmq import RabbitServer
+from yarl import URL
 
 from aiotask import AioTask
 from aiotask.brokers.amqp import AmqpBroker
@@ -69,20 +71,27 @@ async def write(broker: AmqpBroker, *bodies: bytes) -> None:
 
 
 async def test_what_was_revoked_is_known_before_anything_comes_when_the_connection_was_lost(
-    broker: AmqpBroker,
+    broker: AmqpBroker, rabbit_url: str
 ) -> None:
     """Also of what was revoked while it was away: nothing is consumed before all of it has been read."""
     await broker.revoke(["before"])
-    subscription = await subscribe(broker)
-    other = AmqpBroker(AmqpLink(broker.link.address.url.human_repr()))
-    await other.open()
-    for number in range(10):
-        subscription.link.cut()
-        await other.revoke([f"meanwhile-{number}"])
-        assert await verdict(broker, subscription, f"meanwhile-{number}") is Verdict.REVOKED
-    assert await verdict(broker, subscription, "before") is Verdict.REVOKED
-    assert await verdict(broker, subscription, "another") is Verdict.RUN
-    await other.close()
+    url = URL(rabbit_url)
+    with FaultProxy(url.port or 0) as proxy:
+        away = AmqpBroker(AmqpLink(str(url.with_port(proxy.port))))
+        await away.open()
+        subscription = await subscribe(away)
+        for number in range(10):
+            proxy.refuse()
+            proxy.cut()
+            async with asyncio.timeout(PATIENCE_S):
+                while subscription.link.connected:
+                    await asyncio.sleep(0.001)
+            await broker.revoke([f"meanwhile-{number}"])
+            proxy.heal()
+            assert await verdict(broker, subscription, f"meanwhile-{number}") is Verdict.REVOKED
+        assert await verdict(broker, subscription, "before") is Verdict.REVOKED
+        assert await verdict(broker, subscription, "another") is Verdict.RUN
+        await away.close()
 
 
 async def test_all_of_a_long_stream_is_known_when_the_first_message_comes(broker: AmqpBroker) -> None:
