@@ -1,7 +1,7 @@
 """Where a message goes: the queues that are declared, what they are bound to, and the routes of tasks. Pure, no I/O.
 
-Exchanges and bindings are AMQP's (https://www.rabbitmq.com/tutorials/amqp-concepts). Where the broker has none, the
-sender finds the queues by these tables and sends one message to each. `Settings` makes a `Router` of its values.
+Exchanges and bindings are AMQP's (https://www.rabbitmq.com/tutorials/amqp-concepts). The sender finds the queues by
+these tables and sends one message to each, on every broker alike. `Settings` makes a `Router` of its values.
 """
 
 import fnmatch
