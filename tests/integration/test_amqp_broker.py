@@ -241,6 +241,33 @@ async def test_publish_says_so_when_the_server_has_no_memory(
     await soon(lambda: _takes(broker))
 
 
+async def test_what_is_given_back_is_sent_once_when_the_server_has_no_memory_for_longer_than_a_lease(
+    shared_rabbit: RabbitServer, rabbit_url: str
+) -> None:
+    broker = AmqpBroker(AmqpLink(rabbit_url, command_timeout=0.3))
+    await broker.open()
+    subscription = await subscribe(broker, lease=0.5)
+    await broker.publish([envelope()])
+    [delivery] = await subscription.receive(1, PATIENCE_S)
+    shared_rabbit.set_memory_alarm(on=True)
+    try:
+        settling = asyncio.create_task(subscription.settle([Settlement(delivery, "release")]))
+        await soon(lambda: _is_blocked(broker))
+        done, _ = await asyncio.wait([settling], timeout=1.5)
+        assert not done
+    finally:
+        shared_rabbit.set_memory_alarm(on=False)
+    assert await settling == []
+    await subscription.close()
+    [depth] = await broker.depths([QUEUE])
+    assert depth.ready == 1
+    await broker.close()
+
+
+async def _is_blocked(broker: AmqpBroker) -> bool:
+    return broker.link.blocked
+
+
 async def _refuses(broker: AmqpBroker) -> bool:
     return not await _takes(broker)
 

@@ -61,19 +61,24 @@ class Mover:
             kind = Kind.SUSPECTS
         return self._sender.packer.copy(receipt, Source(receipt.source.queue, kind).name, facts)
 
-    async def send(self, copies: Sequence[tuple[Receipt, Message]], deadline: float) -> None:
+    async def send(self, copies: Sequence[tuple[Receipt, Message]], deadline: float, *, patient: bool = False) -> None:
         """Send what receipts become. What AMQP can't carry becomes a dead letter, without what it can't carry.
+
+        Args:
+            copies: What to send, and of which.
+            deadline: By the loop's clock.
+            patient: As in `Sender.send`.
 
         Raises:
             Unconfirmed: By the positions in `copies`; and as `Sender.send` does, where nothing was sent.
         """
         try:
-            await self._sender.send([message for _, message in copies], deadline)
+            await self._sender.send([message for _, message in copies], deadline, patient=patient)
         except Unsendable as error:
             positions = list(error.errors)
             try:
                 letters = [await self._letter(copies[at][0], error.errors[at]) for at in positions]
-                await self._sender.send(letters, deadline)
+                await self._sender.send(letters, deadline, patient=patient)
             except Unconfirmed as unconfirmed:
                 raise Unconfirmed([positions[at] for at in unconfirmed.positions], unconfirmed.why) from unconfirmed
             except LINK_ERRORS as lost:
@@ -99,7 +104,7 @@ class Mover:
                 batch, self._moving = self._moving, []
                 try:
                     copies = [(one, await self._copy(one, facts, stays=stays)) for one, facts, stays in batch]
-                    await self.send(copies, asyncio.get_running_loop().time() + self._patience_s)
+                    await self.send(copies, asyncio.get_running_loop().time() + self._patience_s, patient=True)
                 except Unconfirmed as error:
                     _log.warning("Could not hand on %d messages, trying again: %s", len(error.positions), error.why)
                     again = set(error.positions)

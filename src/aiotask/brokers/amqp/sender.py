@@ -1,7 +1,8 @@
 """Sends messages and waits until they are stored: over another connection when one is lost, until its time is up."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 from aiotask.brokers.amqp.ladder import LONGEST_S
 from aiotask.brokers.amqp.packing import Packer, wait_of
@@ -21,6 +22,8 @@ from aiotask.message import Envelope
 
 _SHORTEST_S = 0.05
 """A pause before what the server has refused is tried again."""
+
+_log = logging.getLogger(__name__)
 
 
 class Unconfirmed(Exception):  # noqa: N818 - says what they are
@@ -92,12 +95,14 @@ class Sender:
             await self.topology.ensure_delays(queue, delay_s)
             message.exchange, message.routing_key = self.topology.ladder.way(queue, delay_s)
 
-    async def send(self, messages: Sequence[Message], deadline: float) -> None:
+    async def send(self, messages: Sequence[Message], deadline: float, *, patient: bool = False) -> None:
         """Send and wait for the confirms; what was lost with a connection is sent again, at most once too often.
 
         Args:
             messages: For queues that are there, or were.
             deadline: By the loop's clock.
+            patient: What was sent is waited for beyond the deadline while the server takes no messages, since it will
+                take these: who sent them again would double them.
 
         Raises:
             Unconfirmed: It took too long, or the server refuses some.
@@ -118,7 +123,7 @@ class Sender:
             patience = deadline - now()
             if not repeated:  # a server that has just come back leaves some without an answer for ever
                 patience = min(patience, self.link.command_timeout_s)
-            outcomes = await channel.publish([messages[at] for at in left], patience)
+            outcomes = await channel.publish([messages[at] for at in left], patience, self._waiting(deadline, patient))
             begun = True
             failed = {at: error for at, error in zip(left, outcomes, strict=True) if error is not None}
             unsendable.update((at, error) for at, error in failed.items() if isinstance(error, ValueError))
@@ -147,6 +152,23 @@ class Sender:
                 raise Unconfirmed([*left, *unsendable], why)
         if unsendable:
             raise Unsendable(unsendable)
+
+    def _waiting(self, deadline: float, patient: bool) -> Callable[[], float]:
+        """Return what says how much longer to wait for confirms: while the server takes nothing, and then as before."""
+        link, now = self.link, asyncio.get_running_loop().time
+        was_blocked = False
+
+        def wait_on() -> float:
+            nonlocal was_blocked
+            is_blocked, might = link.blocked, was_blocked
+            was_blocked = is_blocked
+            if not is_blocked and not might:
+                return 0.0
+            if patient and not might:
+                _log.warning("%s What is sent to end or to give back messages waits.", _blocked(link))
+            return link.command_timeout_s if patient else min(link.command_timeout_s, deadline - now())
+
+        return wait_on
 
     async def _ready(self, deadline: float, sent: Sequence[int]) -> AmqpChannel:
         """Return the channel, once there is one and the server takes messages.

@@ -350,7 +350,7 @@ class AmqpSubscription:
 
     async def _store(self, copies: Sequence[tuple[Receipt, Message]]) -> None:
         try:
-            await self._mover.send(copies, self._deadline())
+            await self._mover.send(copies, self._deadline(), patient=True)
         except Unconfirmed as error:
             left = set(error.positions)
             for at, (receipt, _) in enumerate(copies):

@@ -59,13 +59,14 @@ _UNANSWERED: Final = LinkDown("", sent=True)
 class _Batch:
     """The confirms that a call of `publish` waits for."""
 
-    __slots__ = ("done", "left", "messages", "outcomes")
+    __slots__ = ("done", "left", "messages", "outcomes", "timer")
 
     def __init__(self, messages: Sequence[Message], loop: asyncio.AbstractEventLoop) -> None:
         self.messages = messages
         self.left = len(messages)
         self.outcomes: list[Exception | None] = [_UNANSWERED] * self.left
         self.done: asyncio.Future[None] = loop.create_future()
+        self.timer: asyncio.TimerHandle
 
     def settle(self, position: int, outcome: Exception | None) -> None:
         self.outcomes[position] = outcome
@@ -154,8 +155,15 @@ class AmqpChannel:
 
     # ---- publishing ----
 
-    async def publish(self, messages: Sequence[Message], timeout: float) -> list[Exception | None]:
+    async def publish(
+        self, messages: Sequence[Message], timeout: float, wait_on: Callable[[], float] = lambda: 0.0
+    ) -> list[Exception | None]:
         """Send `messages` and wait for their confirms.
+
+        Args:
+            messages: What to send.
+            timeout: Seconds to wait.
+            wait_on: Asked when they are over; returns how many more.
 
         Returns:
             For each, in order: None where it is stored, else `NotRouted`, `NotTaken`, a `ValueError` where AMQP can't
@@ -167,25 +175,34 @@ class AmqpChannel:
         try:
             framed = [publish_frames(self._number, message, frame_max) for message in messages]
         except ValueError:
-            return await self._publish_rest(messages, frame_max, timeout)
+            return await self._publish_rest(messages, frame_max, timeout, wait_on)
         if not self.usable:
             return [LinkDown("The channel is closed.", sent=False)] * len(messages)
         batch = _Batch(messages, self._loop)
         self._batches.add(batch)
-        deadline = self._loop.time() + timeout
-        timer = self._loop.call_at(deadline, batch.end)  # costs less than an `asyncio.timeout` for each
+        self._end_later(batch, timeout, wait_on)
         try:
-            await self._write_all(batch, framed, deadline)
+            await self._write_all(batch, framed)
             await batch.done
         finally:
-            timer.cancel()
+            batch.timer.cancel()
             self._batches.discard(batch)
             if batch.left and self.usable:
                 self._give_up(batch)
         return batch.outcomes
 
+    def _end_later(self, batch: _Batch, seconds: float, wait_on: Callable[[], float]) -> None:
+        def over() -> None:
+            more = wait_on()
+            if more > 0 and not batch.done.done():
+                self._end_later(batch, more, wait_on)
+            else:
+                batch.end()
+
+        batch.timer = self._loop.call_later(seconds, over)  # costs less than an `asyncio.timeout` for each
+
     async def _publish_rest(
-        self, messages: Sequence[Message], frame_max: int, timeout: float
+        self, messages: Sequence[Message], frame_max: int, timeout: float, wait_on: Callable[[], float]
     ) -> list[Exception | None]:
         """Publish what can be: what can't is its sender's matter, and not that of those beside it."""
         outcomes: list[Exception | None] = []
@@ -198,11 +215,12 @@ class AmqpChannel:
                 outcomes.append(None)
         good = [at for at, error in enumerate(outcomes) if error is None]
         if good:
-            for at, outcome in zip(good, await self.publish([messages[at] for at in good], timeout), strict=True):
+            told = await self.publish([messages[at] for at in good], timeout, wait_on)
+            for at, outcome in zip(good, told, strict=True):
                 outcomes[at] = outcome
         return outcomes
 
-    async def _write_all(self, batch: _Batch, framed: Sequence[bytes], deadline: float) -> None:
+    async def _write_all(self, batch: _Batch, framed: Sequence[bytes]) -> None:
         """Number and write; other batches may come in between, since what is numbered is written at once."""
         parts: list[bytes] = []
         size = 0
@@ -218,13 +236,20 @@ class AmqpChannel:
                 self._wire.write(b"".join(parts))
                 parts, size = [], 0
                 if self._wire.congested:
-                    # Of an error the driver finds out as well, and closes the channel.
-                    with suppress(OSError, TimeoutError):
-                        async with asyncio.timeout_at(deadline):
-                            await self._wire.drain()
+                    await self._drain(batch)
                     if not self.usable or batch.done.done():
                         return
                 number = self._published
+
+    async def _drain(self, batch: _Batch) -> None:
+        """Wait until little is left to be written, or the batch has ended."""
+        draining = self._loop.create_task(self._wire.drain())
+        self._asking.add(draining)
+        draining.add_done_callback(self._asked_for)  # of an error the driver finds out as well, and closes the channel
+        try:
+            await asyncio.wait([draining, batch.done], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
 
     def _give_up(self, batch: _Batch) -> None:
         """Wait no longer for the confirms of a batch; they may come all the same."""

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,17 @@ async def test_what_is_not_confirmed_in_time_is_unknown_and_a_late_confirm_does_
     assert not later.done()
     server.say(commands.Basic.Ack(2))
     assert await later == [None]
+
+
+async def test_confirms_are_waited_for_as_long_as_is_said(server: Server) -> None:
+    more = [0.01, 0.01, 0.0]
+    [outcome] = await server.channel.publish([Message("key", b"body", "a")], 0.0, partial(more.pop, 0))
+    assert isinstance(outcome, LinkDown)
+    assert more == []
+    publishing = asyncio.create_task(server.channel.publish([Message("key", b"body", "b")], 0.0, lambda: 5.0))
+    await asyncio.sleep(0.01)
+    server.say(commands.Basic.Ack(2))
+    assert await publishing == [None]
 
 
 async def test_publishing_ends_when_the_channel_is_closed(server: Server) -> None:
