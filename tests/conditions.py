@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-PATIENCE_S = 20.0
+PATIENCE_S = 25.0
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tests.guide.letters import read_letters
 from tests.guide.program import Program
-from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis
+from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis, vhost
 
 from aiotask import AioTask
 from aiotask.message import DeadLetter, Envelope, QueueDepth, TaskMessage
 
-__all__ = ["rabbit_url", "redis_server", "redis_url", "shared_rabbit", "shared_redis"]
+__all__ = ["rabbit_url", "redis_server", "redis_url", "shared_rabbit", "shared_redis", "vhost"]
 
 Depth = Callable[..., Awaitable[QueueDepth]]
 Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]

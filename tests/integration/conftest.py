@@ -20,7 +20,12 @@ from tests.servers.fixtures import (
     shared_rabbit,
     shared_redis,
     start_redis,
+    vhost,
 )
+from tests.servers.rabbitmq import RabbitServer
+
+from aiotask import AioTask
+from aiotask.connections.amqp import AmqpChannel, AmqpLink
 
 __all__ = [
     "link",
@@ -34,9 +39,34 @@ __all__ = [
     "shared_rabbit",
     "shared_redis",
     "start_redis",
+    "vhost",
 ]
 
 PROJECT = Path(__file__).parent / "project"
+
+
+@pytest.fixture
+async def make(shared_rabbit: RabbitServer, vhost: str) -> AsyncIterator[Callable[..., AioTask]]:
+    """Makes apps on one empty virtual host, closed after the test; results are in memory."""
+    made: list[AioTask] = []
+
+    def make(**settings: Any) -> AioTask:
+        app = AioTask("proj", broker=shared_rabbit.url(vhost), backend="memory://", **settings)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        await app.close()
+
+
+@pytest.fixture
+async def other_program(shared_rabbit: RabbitServer, vhost: str) -> AsyncIterator[AmqpChannel]:
+    """A channel of another program's on the same virtual host."""
+    link = AmqpLink(shared_rabbit.url(vhost))
+    await link.open()
+    yield await link.channel(confirms=True)
+    await link.close()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.processes import WorkerProcess
-from tests.servers.rabbitmq import RabbitServer, vhost_of
+from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer, free_port
 
 from aiotask import AioTask
@@ -192,12 +192,6 @@ def test_wrong_password_is_told(told: Callable[..., Told], shared_rabbit: Rabbit
 def test_virtual_host_that_is_not_there_is_told(told: Callable[..., Told], shared_rabbit: RabbitServer) -> None:
     url = shared_rabbit.url("nowhere")
     assert_ends(told(url), UNREACHABLE, "guest:***@", "has no virtual host 'nowhere'", "rabbitmqctl add_vhost")
-
-
-@pytest.fixture
-def vhost(shared_rabbit: RabbitServer) -> Iterator[str]:
-    with vhost_of(shared_rabbit) as vhost:
-        yield vhost
 
 
 @pytest.fixture

@@ -2,23 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 from tests.processes import WorkerProcess
-from tests.servers.rabbitmq import RabbitServer, vhost_of
+from tests.servers.rabbitmq import RabbitServer
 
 Run = Callable[..., "CompletedProcess[str]"]
 Call = Callable[..., str]
 Depths = Callable[[], dict[str, Any]]
-
-
-@pytest.fixture
-def vhost(shared_rabbit: RabbitServer) -> Iterator[str]:
-    with vhost_of(shared_rabbit) as vhost:
-        yield vhost
 
 
 @pytest.fixture

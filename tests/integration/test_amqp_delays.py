@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
 
 import pytest
-from tests.servers.rabbitmq import RabbitServer, vhost_of
+from tests.conditions import until
+from tests.servers.rabbitmq import RabbitServer
 
 from aiotask import AioTask
 from aiotask.brokers.amqp import delays
@@ -18,27 +18,6 @@ from aiotask.connections.amqp import AmqpChannel, AmqpLink, LinkDown, Message
 
 PATIENCE_S = 20.0
 MORE_THAN_A_RUNG_HAS_UNDER_WAY = 100
-
-
-@pytest.fixture
-def vhost(shared_rabbit: RabbitServer) -> Iterator[str]:
-    with vhost_of(shared_rabbit) as vhost:
-        yield vhost
-
-
-@pytest.fixture
-async def make(shared_rabbit: RabbitServer, vhost: str) -> AsyncIterator[Callable[..., AioTask]]:
-    """Makes apps on one empty virtual host, closed after the test; each knows the task `note`."""
-    made: list[AioTask] = []
-
-    def make(**settings: Any) -> AioTask:
-        app = AioTask("proj", broker=shared_rabbit.url(vhost), backend="memory://", **settings)
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        await app.close()
 
 
 @pytest.fixture
@@ -62,12 +41,6 @@ def drop(shared_rabbit: RabbitServer, vhost: str) -> Callable[[str, str], None]:
         )
 
     return drop
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def noting(app: AioTask) -> dict[int, float]:

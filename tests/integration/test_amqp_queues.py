@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.servers.rabbitmq import RabbitServer, vhost_of
+from tests.servers.rabbitmq import RabbitServer
 
 from aiotask import AioTask, BrokerError, PublishError, Queue, Task, Unroutable
 from aiotask.brokers.amqp.topology import Topology
-from aiotask.connections.amqp import AmqpChannel, AmqpLink, Message, Received
+from aiotask.connections.amqp import AmqpChannel, Message, Received
 from aiotask.message import new_id
 
 PATIENCE_S = 20.0
@@ -22,36 +22,6 @@ FEEDS = [
 ]
 NEWS = ["default", Queue("paris", "news", exchange_type="fanout"), Queue("rome", "news")]
 MEDIA = ["default", Queue("videos", "media", "media.video"), Queue("images", "media", "media.image")]
-
-
-@pytest.fixture
-def vhost(shared_rabbit: RabbitServer) -> Iterator[str]:
-    with vhost_of(shared_rabbit) as vhost:
-        yield vhost
-
-
-@pytest.fixture
-async def make(shared_rabbit: RabbitServer, vhost: str) -> AsyncIterator[Callable[..., AioTask]]:
-    """Makes apps on one empty virtual host, closed after the test; results are in memory."""
-    made: list[AioTask] = []
-
-    def make(**settings: Any) -> AioTask:
-        app = AioTask("proj", broker=shared_rabbit.url(vhost), backend="memory://", **settings)
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        await app.close()
-
-
-@pytest.fixture
-async def other_program(shared_rabbit: RabbitServer, vhost: str) -> AsyncIterator[AmqpChannel]:
-    """A channel of another program's on the same virtual host."""
-    link = AmqpLink(shared_rabbit.url(vhost))
-    await link.open()
-    yield await link.channel(confirms=True)
-    await link.close()
 
 
 @pytest.fixture

@@ -3,23 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.servers.rabbitmq import RabbitServer, vhost_of
+from tests.conditions import until
+from tests.servers.rabbitmq import RabbitServer
 
 from aiotask import AioTask, BrokerError
 from aiotask.connections.amqp import AmqpChannel, AmqpLink, ChannelError
 
 PATIENCE_S = 25.0
 NO_READING = "^(?!default$).*"
-
-
-@pytest.fixture
-def vhost(shared_rabbit: RabbitServer) -> Iterator[str]:
-    with vhost_of(shared_rabbit) as vhost:
-        yield vhost
 
 
 @pytest.fixture
@@ -32,15 +27,6 @@ def someone(shared_rabbit: RabbitServer, vhost: str) -> Iterator[str]:
     shared_rabbit.evaluate(f'rabbit_auth_backend_internal:delete_user(<<"{name}">>, <<"test">>).')
 
 
-@pytest.fixture
-async def other_program(shared_rabbit: RabbitServer, vhost: str) -> AsyncIterator[AmqpChannel]:
-    """A channel of another program's on the same virtual host."""
-    link = AmqpLink(shared_rabbit.url(vhost))
-    await link.open()
-    yield await link.channel(confirms=True)
-    await link.close()
-
-
 def app_of(url: str) -> tuple[AioTask, list[int]]:
     """An app, and the numbers that its task `note` was called with."""
     app = AioTask("proj", broker=url, backend="memory://", worker_shutdown_timeout=1)
@@ -51,12 +37,6 @@ def app_of(url: str) -> tuple[AioTask, list[int]]:
         ran.append(number)
 
     return app, ran
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def allow_reading(server: RabbitServer, vhost: str, user: str, pattern: str) -> None:

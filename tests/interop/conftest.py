@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
-from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis
+from tests.servers.fixtures import rabbit_url, redis_server, redis_url, shared_rabbit, shared_redis, vhost
 
 import aiotask
 from aiotask import AioTask
 
-__all__ = ["rabbit_url", "redis_server", "redis_url", "shared_rabbit", "shared_redis"]
+__all__ = ["rabbit_url", "redis_server", "redis_url", "shared_rabbit", "shared_redis", "vhost"]
 
 T = TypeVar("T")
 InCelery = Callable[[Callable[[], T]], Coroutine[Any, Any, T]]

@@ -94,10 +94,16 @@ def shared_rabbit() -> RabbitServer:
 
 
 @pytest.fixture
-def rabbit_url(shared_rabbit: RabbitServer) -> Iterator[str]:
-    """The URL of an empty virtual host."""
+def vhost(shared_rabbit: RabbitServer) -> Iterator[str]:
+    """An empty virtual host."""
     with vhost_of(shared_rabbit) as vhost:
-        yield shared_rabbit.url(vhost)
+        yield vhost
+
+
+@pytest.fixture
+def rabbit_url(shared_rabbit: RabbitServer, vhost: str) -> str:
+    """The URL of an empty virtual host."""
+    return shared_rabbit.url(vhost)
 
 
 @pytest.fixture
