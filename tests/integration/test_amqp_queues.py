@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.servers.rabbitmq import RabbitServer
 
-from aiotask import AioTask, BrokerError, PublishError, Queue, Task, Unroutable
+from aiotask import AioTask, BrokerError, ImproperlyConfigured, PublishError, Queue, Task, Unroutable
 from aiotask.brokers.amqp.topology import Topology
 from aiotask.connections.amqp import AmqpChannel, Message, Received
 from aiotask.message import new_id
@@ -292,6 +292,23 @@ async def test_immediate_call_counts_the_consumers_of_other_programs(
     result = await where.apply_async(immediate=True)
     async with asyncio.timeout(PATIENCE_S):
         assert await came == result.id
+
+
+@pytest.mark.parametrize(
+    ("queue", "said"),
+    [
+        (Queue("q", exchange="ümlaut", routing_key="k"), "Queue 'q': the exchange 'ümlaut' can't be on RabbitMQ"),
+        (Queue("q", exchange="x" * 128, routing_key="k"), "takes up to 127 of the letters"),
+        (Queue("q", exchange="x", routing_key="ü" * 128), "its routing_key has 256 bytes; AMQP takes at most 255"),
+    ],
+    ids=["letters", "length", "key"],
+)
+async def test_names_that_amqp_does_not_carry_are_told_when_the_app_is_opened(
+    make: Callable[..., AioTask], queue: Queue, said: str
+) -> None:
+    app = make(task_queues=["default", queue])
+    with pytest.raises(ImproperlyConfigured, match=said):
+        await app.connect()
 
 
 @pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from aiotask.brokers.amqp.admin import AmqpQueueAdmin
 from aiotask.brokers.amqp.asking import ask
 from aiotask.brokers.amqp.errors import ERRORS, settling, why_unconfirmed
-from aiotask.brokers.amqp.names import Make
+from aiotask.brokers.amqp.names import Make, check_binding
 from aiotask.brokers.amqp.packing import Packer
 from aiotask.brokers.amqp.remote import Remote
 from aiotask.brokers.amqp.revokes import write_revokes
@@ -50,7 +50,13 @@ class AmqpBroker(AmqpQueueAdmin):
             queue_type: "quorum" or "classic"; of the queues that are made.
             max_priority: How many priorities they have, which makes them classic ones; None for none.
             bindings: What the queues are bound to.
+
+        Raises:
+            ImproperlyConfigured: AMQP can't carry a name of a binding.
         """
+        bindings = tuple(bindings)
+        for binding in bindings:
+            check_binding(binding)
         topology = Topology(link, Make(queue_type, max_priority), bindings)
         super().__init__(link, Sender(link, topology, Packer(Make(queue_type, max_priority))), publish_timeout)
         self.link = link
@@ -127,8 +133,6 @@ class AmqpBroker(AmqpQueueAdmin):
             try:
                 messages = await self._prepared(batch, deadline)
                 await self._sender.send(messages, deadline)
-            except ValueError as error:  # a name that the driver does not take
-                raise unsent(str(error)) from error
             except Unsendable as error:
                 ids = [batch[at].id for at in error.errors]
                 raise PublishError(f"RabbitMQ does not carry this: {error}. Nothing of it was sent.", ids) from error

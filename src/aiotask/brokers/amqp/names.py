@@ -7,9 +7,14 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+from aiotask.exceptions import ImproperlyConfigured
+from aiotask.routing import Binding
+
 _NOT_TAKEN: Final = re.compile(r"[^a-zA-Z0-9\-_.:@#,/+ ]")
 _LONGEST: Final = 255
 """AMQP's names have at most so many bytes."""
+_LONGEST_EXCHANGE: Final = 127
+"""The driver takes no longer name of an exchange."""
 
 
 class Kind(Enum):
@@ -53,6 +58,25 @@ def server_name(name: str) -> str:
         return fitting
     digest = word(name)
     return f"{fitting[: _LONGEST - len(digest) - 1]}.{digest}"
+
+
+def check_binding(binding: Binding) -> None:
+    """See that the server and the driver take a binding as it is: other programs know it by that.
+
+    Raises:
+        ImproperlyConfigured: They don't.
+    """
+    exchange, key = binding.exchange, binding.key
+    if _NOT_TAKEN.search(exchange) or len(exchange) > _LONGEST_EXCHANGE:
+        raise ImproperlyConfigured(
+            f"Queue {binding.queue!r:.80}: the exchange {exchange!r:.160} can't be on RabbitMQ. A name takes up to "
+            f"{_LONGEST_EXCHANGE} of the letters a to z and A to Z, digits, spaces and - _ . : @ # , / +."
+        )
+    size = len(key.encode())
+    if size > _LONGEST:
+        raise ImproperlyConfigured(
+            f"Queue {binding.queue!r:.80}: its routing_key has {size} bytes; AMQP takes at most {_LONGEST}."
+        )
 
 
 def word(name: str) -> str:
