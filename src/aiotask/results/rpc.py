@@ -136,7 +136,7 @@ class RpcBackend:
     async def _leave_queue(self) -> None:
         """Tell the server what was taken; drop the queue when nobody has been told to answer there."""
         incoming = self._incoming
-        if incoming is None or not incoming.usable:
+        if incoming is None or not incoming.usable or self.link.blocked:
             return
         if self._known:
             self._acknowledge(incoming)

@@ -83,17 +83,19 @@ class _Batch:
 class AmqpChannel:
     """One channel. Once it is closed it stays so; whoever uses it asks the link for another."""
 
-    def __init__(self, channel: Any, wire: Wire, *, timeout: float, place: str) -> None:
+    def __init__(self, channel: Any, wire: Wire, is_blocked: Callable[[], bool], *, timeout: float, place: str) -> None:
         """Take an open channel of the driver's.
 
         Args:
             channel: With confirms, if it is to publish.
             wire: Of its connection.
+            is_blocked: Tells whether the server takes no messages by that, and reads nothing.
             timeout: Seconds that the server may take to answer.
             place: The masked URL.
         """
         self._channel: Any = channel
         self._wire = wire
+        self._is_blocked = is_blocked
         self._number: int = channel.number
         self._inbox = Inbox(self._confirmed, self._returned, self._answered)
         wire.inboxes[self._number] = self._inbox
@@ -467,7 +469,19 @@ class AmqpChannel:
             self.lost.set_result(LinkDown(f"The channel is not used any more: {why}.", sent=True))
 
     async def close(self) -> None:
-        """Close it; what was delivered and not acknowledged goes back to its queue. Never raises."""
+        """Close it; what was delivered and not acknowledged goes back to its queue. Never raises.
+
+        A server that reads nothing is not waited for: it hears of that when it reads again, or by the connection's end.
+        """
+        if not self._is_blocked():
+            await self._close()
+            return
+        closing = self._loop.create_task(self._close())
+        self._asking.add(closing)
+        closing.add_done_callback(self._asked_for)
+        self.abandon("it was closed")
+
+    async def _close(self) -> None:
         try:
             with suppress(AMQPError, TimeoutError, OSError, RuntimeError, asyncio.InvalidStateError):
                 await self._channel.close(timeout=self._timeout_s)

@@ -237,7 +237,9 @@ class AmqpLink:
                 raise
             # The driver ends what waits on a connection that is lost by cancelling it.
             raise LinkDown(f"The connection to RabbitMQ {self.place} was lost.", sent=False) from error
-        return AmqpChannel(under, self._wire(connection), timeout=self.command_timeout_s, place=self.place)
+        return AmqpChannel(
+            under, self._wire(connection), lambda: self.blocked, timeout=self.command_timeout_s, place=self.place
+        )
 
     @staticmethod
     def _wire(connection: Any) -> Wire:

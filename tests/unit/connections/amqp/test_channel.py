@@ -25,6 +25,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self.writes: list[bytes] = []
         self.waiting_bytes = 0
+        self.blocked = False
         self.drained = asyncio.Event()
         self.wire = Wire(loop)
         transport = SimpleNamespace(get_write_buffer_size=lambda: self.waiting_bytes)
@@ -40,7 +41,7 @@ class Server:
             basic_consume=self._ok,
         )
         driver.basic_qos = driver.basic_cancel = self._ok
-        self.channel = AmqpChannel(driver, self.wire, timeout=1.0, place="here")
+        self.channel = AmqpChannel(driver, self.wire, lambda: self.blocked, timeout=1.0, place="here")
 
     async def _ok(self, *_: Any, **__: Any) -> None: ...
 
@@ -145,6 +146,22 @@ async def test_closing_ends_when_the_driver_ends_it_with_its_connection(server: 
     waiting.cancel()
     await closing
     assert not server.channel.usable
+
+
+async def test_closing_does_not_wait_for_a_server_that_reads_nothing(server: Server) -> None:
+    reads, closed = asyncio.Event(), asyncio.Event()
+
+    async def close(**_: Any) -> None:
+        await reads.wait()
+        closed.set()
+
+    server.channel._channel.close = close
+    server.blocked = True
+    async with asyncio.timeout(5):
+        await server.channel.close()
+        assert not server.channel.usable
+        reads.set()
+        await closed.wait()
 
 
 async def test_who_is_cancelled_while_it_closes_is_cancelled(server: Server) -> None:
