@@ -207,17 +207,38 @@ async def test_workers_that_start_at_once_find_each_what_is_theirs(
     assert [len(each) for each in ran] == [20] * 4
 
 
+async def waiting_for_gone(link: AmqpLink, nowhere: Nowhere, *ids: str) -> None:
+    """Let messages wait there that were due for the queue `gone`, which is there again."""
+    sender = await link.channel(confirms=True)
+    await nowhere.build()
+    await sender.declare_queue("gone", {"x-queue-type": "quorum"})
+    death = [{"routing-keys": [Ladder("aiotask").way("gone", 1.0)[1]]}]
+    waiting = [Message(nowhere.name, b"x", id_, headers={"x-death": death, "own": id_}) for id_ in ids]
+    assert await sender.publish(waiting, PATIENCE_S) == [None] * len(ids)
+
+
+async def test_what_another_looks_at_is_waited_for(link: AmqpLink) -> None:
+    nowhere = Nowhere(link, "aiotask.delay.nowhere")
+    await waiting_for_gone(link, nowhere, "id1", "id2")
+    has: asyncio.Semaphore = asyncio.Semaphore(0)
+    looker = await link.channel()
+    await looker.consume(nowhere.name, lambda _: has.release(), "looks", prefetch=0)
+    await has.acquire()
+    await has.acquire()
+    giving = asyncio.create_task(nowhere.give_back(["gone"]))
+    await asyncio.wait([giving], timeout=0.5)
+    await looker.close()
+    await giving
+    assert await ready(link, "gone") == 2
+
+
 async def test_nothing_is_lost_when_who_gives_back_is_cut_off(link: AmqpLink) -> None:
     """What was confirmed and not acknowledged comes twice."""
     another = link.another()
     await another.open()
-    nowhere, sender = Nowhere(link, "aiotask.delay.nowhere"), await link.channel(confirms=True)
-    await nowhere.build()
-    await sender.declare_queue("gone", {"x-queue-type": "quorum"})
-    death = [{"routing-keys": [Ladder("aiotask").way("gone", 1.0)[1]]}]
+    nowhere = Nowhere(link, "aiotask.delay.nowhere")
     ids = [f"id{number}" for number in range(500)]
-    waiting = [Message(nowhere.name, b"x", id_, headers={"x-death": death, "own": id_}) for id_ in ids]
-    assert await sender.publish(waiting, PATIENCE_S) == [None] * len(ids)
+    await waiting_for_gone(link, nowhere, *ids)
     giving = asyncio.create_task(nowhere.give_back(["gone"]))
     async with asyncio.timeout(PATIENCE_S):
         while not await ready(link, "gone"):

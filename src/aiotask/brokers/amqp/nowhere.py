@@ -51,13 +51,14 @@ class Nowhere:
         Raises:
             ChannelError, LinkDown: It can't be.
 
-        Cost: a round trip where nothing waits; else all that waits is sent here, also what is for other queues.
+        Cost: a round trip where nothing waits and nobody looks; else all that waits is sent here, also what is for
+        other queues.
         """
         try:
             channel = await self._link.channel(confirms=True, wait=self._link.command_timeout_s)
             try:
-                ready, _ = await channel.declare_queue(self.name, passive=True)
-                if ready:
+                ready, looking = await channel.declare_queue(self.name, passive=True)
+                if ready or looking:
                     async with self._busy:
                         await self._alone(channel, {word(queue): server_name(queue) for queue in queues})
             finally:
@@ -89,9 +90,18 @@ class Nowhere:
                 return
             await asyncio.sleep(_AGAIN_S)
         try:
+            await self._wait_for_the_last(channel, deadline)
             await _look_through(channel, self.name, names, self._link.command_timeout_s)
         finally:
             await on_a_channel(self._link, lambda channel: channel.delete_queue(lock))
+
+    async def _wait_for_the_last(self, channel: AmqpChannel, deadline: float) -> None:
+        """Wait until what who looked before has left is back: in the moment in which their consumer is gone."""
+        now = asyncio.get_running_loop().time
+        while (await channel.declare_queue(self.name, passive=True)).consumers:
+            if now() >= deadline:
+                return  # it is another program's, maybe
+            await asyncio.sleep(_AGAIN_S)
 
 
 async def _look_through(channel: AmqpChannel, name: str, names: Mapping[str, str], timeout_s: float) -> None:
