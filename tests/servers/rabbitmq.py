@@ -223,8 +223,15 @@ class RabbitServer:
         self.evaluate(f"{_permitting(vhost, user, allowed)}.")
 
     def set_memory_alarm(self, *, on: bool) -> None:
-        """Let it have no memory left for publishers, or have it again."""
+        """Let it have no memory left for publishers, or have it again; each connection has heard when this returns."""
         self.evaluate(f"vm_memory_monitor:set_vm_memory_high_watermark({'0.000001' if on else '0.8'}).")
+        before = "[running]" if on else "[blocking, blocked]"
+        self.evaluate(
+            "Wait = fun Again(0) -> timeout; Again(Left) -> "
+            "States = [catch rabbit_reader:info(P, [state]) || P <- rabbit_networking:connections()], "
+            f"case [S || [{{state, S}}] <- States, lists:member(S, {before})] of "
+            "[] -> ok; _ -> timer:sleep(20), Again(Left - 1) end end, ok = Wait(500)."
+        )
 
     def close_connections(self) -> None:
         """Close every client's connection, as its operator can."""
