@@ -39,7 +39,8 @@ class LeaseKeeper(Protocol):
     def renew(self, receipts: Sequence[Hashable]) -> Renewal:
         """Extend the lease of each receipt to a full lease from now, where the consumer still owns it.
 
-        Never takes a message back from a consumer that has got it meanwhile.
+        Never takes a message back from a consumer that has got it meanwhile. What is being settled, until a turn of the
+        event loop after `settle` has returned, need not be named as lost when it is gone.
 
         Raises:
             BrokerError: Nothing is known; try again.

@@ -118,6 +118,7 @@ async def renewal_names_the_message_when_it_is_settled(harness: BrokerHarness) -
     consumer = await harness.consumer()
     settled, kept = await harness.take(consumer, 2)
     await settle(consumer, Settlement(settled))
+    await asyncio.sleep(0)  # until then it may count as being settled, of which nothing is lost
     keeper = consumer.lease_keeper()
     renewal = await asyncio.to_thread(keeper.renew, [settled.receipt, kept.receipt])
     keeper.close()
