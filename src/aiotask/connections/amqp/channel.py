@@ -245,9 +245,7 @@ class AmqpChannel:
 
     async def _drain(self, batch: _Batch) -> None:
         """Wait until little is left to be written, or the batch has ended."""
-        draining = self._loop.create_task(self._wire.drain())
-        self._asking.add(draining)
-        draining.add_done_callback(self._asked_for)  # of an error the driver finds out as well, and closes the channel
+        draining = self._begin(self._wire.drain())  # of an error the driver finds out as well, and closes the channel
         try:
             await asyncio.wait([draining, batch.done], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -368,9 +366,7 @@ class AmqpChannel:
             _log.exception("What has come from RabbitMQ %s could not be taken.", self._place)
             return
         if more is not None:
-            task = self._loop.create_task(more)
-            self._asking.add(task)
-            task.add_done_callback(self._asked_for)
+            self._begin(more)
 
     async def cancel(self, tag: str) -> None:
         """Consume no more; what was sent before that has come when this returns."""
@@ -476,9 +472,7 @@ class AmqpChannel:
         if not self._is_blocked():
             await self._close()
             return
-        closing = self._loop.create_task(self._close())
-        self._asking.add(closing)
-        closing.add_done_callback(self._asked_for)
+        self._begin(self._close())
         self.abandon("it was closed")
 
     async def _close(self) -> None:
@@ -501,9 +495,7 @@ class AmqpChannel:
 
     async def _asked(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call of the driver's. To be cancelled ends the waiting alone: the driver would close the channel."""
-        asking = self._loop.create_task(call)
-        self._asking.add(asking)
-        asking.add_done_callback(self._asked_for)
+        asking = self._begin(call)
         try:
             return await asyncio.shield(asking)
         except TimeoutError as error:
@@ -518,6 +510,13 @@ class AmqpChannel:
                 raise
             # The driver ends what waits on a channel that is closed by cancelling it.
             raise (self.lost.result() if self.lost.done() else self._translated(None)) from error
+
+    def _begin(self, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Begin what goes on also when nobody waits for it."""
+        task = self._loop.create_task(call)
+        self._asking.add(task)
+        task.add_done_callback(self._asked_for)
+        return task
 
     def _asked_for(self, asking: "asyncio.Task[Any]") -> None:
         self._asking.discard(asking)
