@@ -90,23 +90,29 @@ class Nowhere:
                 return
             await asyncio.sleep(_AGAIN_S)
         try:
-            await self._wait_for_the_last(channel, deadline)
-            await _look_through(channel, self.name, names, self._link.command_timeout_s)
+            ready = await self._wait_for_the_last(channel, deadline)
+            await _look_through(channel, self.name, ready, names, self._link.command_timeout_s)
         finally:
             await on_a_channel(self._link, lambda channel: channel.delete_queue(lock))
 
-    async def _wait_for_the_last(self, channel: AmqpChannel, deadline: float) -> None:
-        """Wait until what who looked before has left is back: in the moment in which their consumer is gone."""
+    async def _wait_for_the_last(self, channel: AmqpChannel, deadline: float) -> int:
+        """Wait until what who looked before has left is back: in the moment in which their consumer is gone.
+
+        Returns:
+            How many are there then.
+        """
         now = asyncio.get_running_loop().time
-        while (await channel.declare_queue(self.name, passive=True)).consumers:
-            if now() >= deadline:
-                return  # it is another program's, maybe
+        while True:
+            ready, looking = await channel.declare_queue(self.name, passive=True)
+            if not looking or now() >= deadline:  # it is another program's, maybe
+                return ready
             await asyncio.sleep(_AGAIN_S)
 
 
-async def _look_through(channel: AmqpChannel, name: str, names: Mapping[str, str], timeout_s: float) -> None:
+async def _look_through(
+    channel: AmqpChannel, name: str, ready: int, names: Mapping[str, str], timeout_s: float
+) -> None:
     """Send on what is for one of `names`, by their words; the rest goes back when the channel is closed."""
-    ready, _ = await channel.declare_queue(name, passive=True)
     found: list[tuple[str, Received]] = []
     came, seen = Signal(), 0
 
