@@ -136,11 +136,13 @@ class RpcBackend:
     async def _leave_queue(self) -> None:
         """Tell the server what was taken; drop the queue when nobody has been told to answer there."""
         incoming = self._incoming
-        if incoming is None or not incoming.usable or self.link.blocked:
+        if incoming is None or not incoming.usable:
             return
         if self._known:
             self._acknowledge(incoming)
             return
+        if self.link.blocked:
+            return  # it would not answer; the queue is gone by itself in ten minutes
         with suppress(LinkDown, ChannelError):
             await incoming.delete_queue(self.reply_to)
             self._listened = False
