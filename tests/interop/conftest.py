@@ -71,3 +71,12 @@ async def app(redis_url: str) -> AsyncIterator[AioTask]:
     made = AioTask("ours", broker="memory://", backend=redis_url)
     yield made
     await made.close()
+
+
+@pytest.fixture
+def add(app: AioTask) -> Any:
+    @app.task(name="ours.add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    return add

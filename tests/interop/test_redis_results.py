@@ -60,15 +60,6 @@ def raising(app: AioTask, exc: BaseException, **options: Any) -> Any:
     return app.task(name="ours.raising", **options)(task)
 
 
-@pytest.fixture
-def add(app: AioTask) -> Any:
-    @app.task(name="ours.add")
-    async def add(x: int, y: int) -> int:
-        return x + y
-
-    return add
-
-
 # ---- what Celery's client sees ----
 
 

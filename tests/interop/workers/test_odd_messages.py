@@ -27,15 +27,6 @@ ODD: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def add(app: AioTask) -> Any:
-    @app.task(name="ours.add")
-    async def add(x: int, y: int) -> int:
-        return x + y
-
-    return add
-
-
 async def test_headers_of_all_kinds_are_the_same_after_a_retry_and_a_delay(
     app: AioTask, celery_app: Celery, in_celery: InCelery[Any]
 ) -> None:
