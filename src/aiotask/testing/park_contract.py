@@ -228,6 +228,24 @@ async def message_comes_when_an_unpark_was_cancelled(harness: BrokerHarness) -> 
         await settle(holder, Settlement(taken[0]))
 
 
+async def nothing_is_counted_when_an_unpark_was_cut_off_by_closing(harness: BrokerHarness) -> None:
+    """What an `unpark` had taken that was cancelled by who closes the subscription is handed back, uncounted."""
+    other = await harness.consumer()
+    for turns in (1, 3, 8, 20):
+        envelope = harness.envelope()
+        await harness.park(envelope)
+        closed = await harness.consumer()
+        unparking = asyncio.create_task(closed.unpark({LINE: 1}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        unparking.cancel()
+        await _outcome(unparking)
+        await closed.close()
+        (delivery,) = await other.unpark({LINE: 1}) or await harness.take(other)
+        assert (delivery.id, delivery.losses) == (envelope.id, 0)
+        await settle(other, Settlement(delivery))
+
+
 async def _outcome(unparking: "asyncio.Task[list[Delivery]]") -> list[Delivery]:
     try:
         return await unparking
@@ -284,6 +302,23 @@ async def unparked_message_comes_by_receive_when_its_lease_lapses(harness: Broke
     assert (after.delivery_count, after.losses) == (before.delivery_count + 1, 1)
     assert await doomed.settle([Settlement(before)]) == [before]
     await _nothing_is_parked(harness)
+
+
+async def next_in_line_comes_when_one_before_it_was_lost(harness: BrokerHarness) -> None:
+    """What is lost after it was unparked takes nobody's turn: `unpark` gives as many as it is asked for, if there are.
+
+    On its return what was lost is there for `receive`.
+    """
+    batch = [harness.envelope() for _ in range(3)]
+    await harness.park(*batch)
+    doomed = await harness.consumer(lease=harness.lease)
+    lost = await doomed.unpark({LINE: 1})
+    await begin(doomed, lost)
+    await harness.lapse()
+    heir = await harness.consumer()
+    assert ids(await heir.unpark({LINE: 1})) == ids(batch[1:2])
+    assert ids(await harness.take(heir)) == ids(batch[:1])
+    assert ids(await heir.unpark({LINE: 1})) == ids(batch[2:])
 
 
 async def unparked_message_comes_by_receive_when_it_is_released(harness: BrokerHarness) -> None:
@@ -354,9 +389,11 @@ CLAUSES: Final = (
     parked_message_stays_when_its_broker_is_closed,
     parked_messages_go_to_one_when_many_unpark,
     message_comes_when_an_unpark_was_cancelled,
+    nothing_is_counted_when_an_unpark_was_cut_off_by_closing,
     unparked_message_stays_ours_when_its_lease_lasts,
     unparked_message_stays_ours_when_its_lease_is_renewed,
     unparked_message_comes_by_receive_when_its_lease_lapses,
+    next_in_line_comes_when_one_before_it_was_lost,
     unparked_message_comes_by_receive_when_it_is_released,
     unparked_message_comes_by_receive_when_the_subscription_is_closed,
     settlement_is_refused_when_the_delivery_is_parked,

@@ -275,6 +275,12 @@ class UnparksAfterTheCancelling(MemorySubscription):
         return taken
 
 
+@breaks(c.nothing_is_counted_when_an_unpark_was_cut_off_by_closing)
+class BeginsAsItUnparks(Unparks):
+    def unparked(self, taken: list[Delivery]) -> None:
+        self._holding.started.update(dict.fromkeys(delivery.receipt for delivery in taken))
+
+
 @breaks(c.unparked_message_stays_ours_when_its_lease_lasts)
 class UnparksWithoutALease(Unparks):
     def unparked(self, taken: list[Delivery]) -> None:
@@ -322,7 +328,18 @@ class GivesBackIntoTheLine(GoesBackIntoItsLine):
     pass
 
 
-@breaks(c.unparked_message_comes_by_receive_when_its_lease_lapses)
+@breaks(c.next_in_line_comes_when_one_before_it_was_lost)
+class GivesATurnToWhatWasLost(MemorySubscription):
+    async def unpark(self, lines: Mapping[str, int]) -> list[Delivery]:
+        self._messages.reclaim(self._link.clock())
+        lost = sum(len(queue.line(-1)) for queue in self._queues)
+        return await super().unpark({line: number - lost for line, number in lines.items()})
+
+
+@breaks(
+    c.unparked_message_comes_by_receive_when_its_lease_lapses,
+    c.next_in_line_comes_when_one_before_it_was_lost,
+)
 class ReclaimsIntoTheLine(MessageStore):
     def reclaim(self, now: float) -> None:
         lines = {delivery.id: delivery.line for holding in self.holdings for delivery in holding.deliveries.values()}

@@ -1,6 +1,6 @@
 """Takes what is parked out of the waiting lines, which are queues of the server that nobody consumes."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiotask.brokers.amqp.names import Kind, Source
 from aiotask.brokers.amqp.packing import Receipt
@@ -18,8 +18,13 @@ class Parked:
         self._lost = lost
         self._channel: AmqpChannel | None = None
 
-    async def take(self, queues: Sequence[str], lines: Mapping[str, int]) -> AsyncIterator[Receipt]:
+    async def take(self, queues: Sequence[str], lines: Mapping[str, int], arrived: Callable[[Receipt], bool]) -> None:
         """Take so many of each line; over several queues, one of each in turn.
+
+        Args:
+            queues: Whose lines they are.
+            lines: Their names, and how many of each.
+            arrived: Gets each message; tells whether it counts.
 
         Raises:
             ChannelError, LinkDown, LinkClosed: It can't go on.
@@ -37,8 +42,7 @@ class Parked:
                     if message is None:
                         open_ones.remove(queue)
                         continue
-                    left -= 1
-                    yield Receipt(channel, Source(queue, Kind.MAIN), message, None, line)
+                    left -= arrived(Receipt(channel, Source(queue, Kind.MAIN), message, None, line))
 
     async def _opened(self) -> AmqpChannel:
         if self._channel is None or not self._channel.usable:

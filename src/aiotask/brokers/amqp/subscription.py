@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -87,6 +88,7 @@ class AmqpSubscription:
         self._linger: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
         self._pausing: set[asyncio.Task[None]] = set()
+        self._unparking: set[asyncio.Task[None]] = set()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -368,11 +370,13 @@ class AmqpSubscription:
             return []
         taken: list[Receipt] = []
         taking = asyncio.get_running_loop().create_task(self._unpark(lines, taken))
+        self._unparking.add(taking)
+        taking.add_done_callback(self._unparking.discard)
         try:
             with settling(self.link):
                 await asyncio.shield(taking)
         except asyncio.CancelledError:
-            taking.add_done_callback(lambda _: self._mover.move(taken))
+            taking.add_done_callback(partial(self._unparked_for_nobody, taken))
             raise
         except BrokerConnectionError:
             self._mover.move(taken)
@@ -380,16 +384,31 @@ class AmqpSubscription:
         taken.sort(key=lambda receipt: (receipt.priority, receipt.facts.at))
         return self._hand_out(taken)
 
+    def _unparked_for_nobody(self, taken: list[Receipt], taking: "asyncio.Task[None]") -> None:
+        if not taking.cancelled():
+            taking.exception()  # seen: what a lost link has delivered is the server's to give
+        self._mover.move(taken)
+
     async def _unpark(self, lines: Mapping[str, int], taken: list[Receipt]) -> None:
-        async for receipt in self._parked.take(self._intake.queues, lines):
+        came_again = False
+
+        def arrived(receipt: Receipt) -> bool:
+            nonlocal came_again
             if not receipt.redelivered:
                 self._holding.deliver(receipt)
-                taken.append(receipt)
-            elif self._came_again(receipt):
+            else:
+                came_again = True
+                if not self._came_again(receipt):
+                    return False
                 if receipt.facts.losses:
                     self._mover.move([receipt])
-                else:
-                    taken.append(receipt)
+                    return False
+            taken.append(receipt)
+            return True
+
+        await self._parked.take(self._intake.queues, lines, arrived)
+        if came_again:  # who finds a line empty looks into the queue next, and is to find there what was moved
+            await self._mover.wait(self.link.command_timeout_s)
 
     # ---- coming and going ----
 
@@ -427,6 +446,8 @@ class AmqpSubscription:
 
     async def _hand_back(self) -> None:
         await self._intake.pause()
+        if self._unparking:  # cut off: what it takes is to be moved, or it would count as lost
+            await asyncio.wait(self._unparking, timeout=self.link.command_timeout_s)
         self._mover.move(self._intake.take_all())
         await self._mover.wait(self.link.command_timeout_s)
         now = time.monotonic()
