@@ -296,7 +296,7 @@ class AioTask:
             threads: Most plain functions at once in threads; `worker_threads`.
             shutdown_timeout: Seconds that running tasks get to finish; `worker_shutdown_timeout`.
             max_tasks: Stop after so many executions; `worker_max_tasks`.
-            burst: True stops as soon as nothing is due and nothing runs.
+            burst: True stops as soon as nothing is due and nothing runs; not while the broker is away.
 
         Raises:
             ImproperlyConfigured: A value doesn't fit.

@@ -27,6 +27,7 @@ class Fetcher:
         behind: Callable[[], asyncio.Future[None] | None],
         nothing_is_under_way: Callable[[], bool],
         startable: Callable[[], int],
+        is_connected: Callable[[], bool],
     ) -> None:
         """Wire the stage.
 
@@ -38,6 +39,7 @@ class Fetcher:
             nothing_is_under_way: Tells whether every outcome is written, since a retry is only a message again once it
                 is, and nothing is parked.
             startable: Returns how many of what comes could start the moment it comes.
+            is_connected: Tells whether the broker can be seen; nothing comes from one that can't.
         """
         self._subscription = subscription
         self._fused = subscription if isinstance(subscription, FusedStart) else None
@@ -46,6 +48,7 @@ class Fetcher:
         self._behind = behind
         self._nothing_is_under_way = nothing_is_under_way
         self._startable = startable
+        self._is_connected = is_connected
 
     async def run(self, *, burst: bool = False) -> None:
         """Fetch until cancelled; with `burst` until nothing is due and nothing is held."""
@@ -64,13 +67,15 @@ class Fetcher:
             asked = starts or self._room.free
             idle = self._is_idle()
             received = await self._receive(asked, starts, 0.0 if burst else _WAIT_S)
+            if received is None:
+                continue
             full = len(received) == asked
             if received:
                 self._room.take(len(received))
                 self._hand_on(received)
                 if not full:
                     await asyncio.sleep(0)  # what has come may start first
-            elif burst and idle and self._is_idle():
+            elif burst and idle and self._is_idle() and self._is_connected():
                 # Idle before, too: what was written while the broker was asked is a message that it may not have seen.
                 return
             else:
@@ -79,7 +84,8 @@ class Fetcher:
     def _is_idle(self) -> bool:
         return self._room.used == 0 and self._nothing_is_under_way()
 
-    async def _receive(self, count: int, starts: int, wait: float) -> list[Delivery]:
+    async def _receive(self, count: int, starts: int, wait: float) -> list[Delivery] | None:
+        """Return what has come; None when the broker could not say."""
         try:
             if self._fused is not None and starts:
                 return await self._fused.receive_and_begin(count, wait, starts)
@@ -88,7 +94,7 @@ class Fetcher:
             # The adapter reconnects by itself; what reaches this place is news for the log, not an end.
             logger.error("Can't receive: %s", error)
             await asyncio.sleep(_BACKOFF_S)
-            return []
+            return None
 
     async def _gather(self) -> None:
         try:

@@ -189,6 +189,7 @@ class Worker:
             self._settler.behind,
             self._nothing_is_under_way,
             self._admission.startable,
+            lambda: app.broker.connected,
         )
         self._leases.start()
         self._supervise(self._fetch())

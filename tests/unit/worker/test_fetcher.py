@@ -65,6 +65,7 @@ class Stage:
         self.received: list[list[Delivery]] = []
         self.pause: asyncio.Future[None] | None = None
         self.written = True
+        self.connected = True
         source: Any = self.source
         self.startable = 0
         self.fetcher = Fetcher(
@@ -74,6 +75,7 @@ class Stage:
             lambda: self.pause,
             lambda: self.written,
             lambda: self.startable,
+            lambda: self.connected,
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -113,7 +115,7 @@ async def test_what_comes_alone_may_start_before_more_is_asked_for() -> None:
         asyncio.get_running_loop().call_soon(lambda: seen.append(len(stage.source.asked)))
 
     source: Any = stage.source
-    fetcher = Fetcher(source, stage.room, hand_on, lambda: None, lambda: True, lambda: 0)
+    fetcher = Fetcher(source, stage.room, hand_on, lambda: None, lambda: True, lambda: 0, lambda: True)
     task = asyncio.create_task(fetcher.run())
     stage.source.put(1)
     await stage.until(lambda: len(stage.source.asked) == 2)
@@ -196,6 +198,24 @@ async def test_burst_ends_when_nothing_is_due_held_or_to_be_written(stage: Stage
 async def test_burst_ends_at_once_when_there_is_nothing(stage: Stage) -> None:
     await asyncio.wait_for(stage.fetcher.run(burst=True), 5)
     assert stage.received == []
+
+
+async def test_burst_goes_on_when_the_broker_could_not_say_what_is_due(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BACKOFF_S", 0)
+    stage.source.failures = 2
+    await asyncio.wait_for(stage.fetcher.run(burst=True), 5)
+    assert len(stage.source.asked) == 3
+
+
+async def test_burst_goes_on_while_there_is_no_connection(stage: Stage) -> None:
+    stage.connected = False
+    task = asyncio.create_task(stage.fetcher.run(burst=True))
+    await stage.until(lambda: len(stage.source.asked) == 3)
+    assert not task.done()
+    stage.connected = True
+    await asyncio.wait_for(task, 5)
 
 
 async def test_fetcher_asks_for_what_can_start_as_it_comes_and_for_the_rest_when_nothing_can() -> None:

@@ -67,8 +67,9 @@ class AmqpBroker(AmqpQueueAdmin):
 
     @property
     def connected(self) -> bool:
-        """False from the moment the connection is known to be down until it is up again."""
-        return self._open and self.link.connected
+        """False from the moment a connection is known to be down until it is up again, that of a subscription, too."""
+        links = (self.link, *(subscription.link for subscription in self._subscriptions))
+        return self._open and all(link.connected for link in links)
 
     async def open(self) -> None:
         """Connect.
