@@ -44,7 +44,7 @@ async def scene(
     store.close()
 
 
-LONG = [pytest.mark.long, pytest.mark.timeout(120)]
+LONG = pytest.mark.long
 SHORT_S = LEASE_S + 0.3
 
 

@@ -70,7 +70,7 @@ async def private_scene(
     ("stopped_s", "timeout"),
     [
         pytest.param(2.0, 5.0, id="not noticed"),
-        pytest.param(8.0, 1.0, id="noticed", marks=[pytest.mark.long, pytest.mark.timeout(120)]),
+        pytest.param(8.0, 1.0, id="noticed", marks=pytest.mark.long),
     ],
 )
 async def test_nothing_is_lost_when_the_server_was_stopped(

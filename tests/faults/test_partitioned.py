@@ -89,7 +89,6 @@ async def test_late_outcome_is_refused_when_the_link_was_half_open_past_the_leas
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 async def test_half_open_link_is_noticed_within_ten_seconds_when_nothing_is_set(

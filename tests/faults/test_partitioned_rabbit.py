@@ -145,7 +145,6 @@ async def test_nothing_starts_twice_when_a_link_is_half_open_as_acknowledgements
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 async def test_half_open_link_is_noticed_within_ten_seconds_when_nothing_is_set(

@@ -38,7 +38,7 @@ async def restart(scene: Scene, server: RedisServer, down_s: float, *, keep: boo
     return scene.now(), len(scene.begun())
 
 
-LONG = [pytest.mark.long, pytest.mark.timeout(150)]
+LONG = pytest.mark.long
 
 
 @ACKS_EARLY_LONG

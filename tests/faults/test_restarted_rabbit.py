@@ -48,15 +48,14 @@ async def down_and_up(server: RabbitServer, how: str) -> None:
 
 
 LONG = [pytest.mark.long, pytest.mark.timeout(300)]
-SHORT = pytest.mark.timeout(150)
 
 
 @ACKS_EARLY_LONG
 @pytest.mark.parametrize(
     ("how", "times", "lease"),
     [
-        pytest.param("kill -9", 1, 60.0, marks=SHORT),
-        pytest.param("SIGTERM", 1, LEASE_S, marks=SHORT),
+        ("kill -9", 1, 60.0),
+        ("SIGTERM", 1, LEASE_S),
         pytest.param("kill -9", 6, 60.0, marks=LONG),
         pytest.param("kill -9", 4, LEASE_S, marks=LONG),
         pytest.param("SIGTERM", 4, 60.0, marks=LONG),

@@ -29,7 +29,6 @@ async def scene(
     store.close()
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("how", [pytest.param("SIGTERM", marks=pytest.mark.long), "kill -9"])
 async def test_what_was_revoked_never_runs_when_the_server_is_restarted_before_a_worker_comes(
     scene: Scene, private_rabbit: RabbitServer, how: str

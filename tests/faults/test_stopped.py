@@ -136,7 +136,6 @@ async def test_what_runs_is_handed_back_within_a_second_when_it_outlasts(
     assert code == (1 if acks_late and by == "second signal" else 0)
 
 
-@pytest.mark.timeout(90)
 @ACKS
 async def test_process_ends_at_the_second_signal_though_the_file_is_locked(
     scene: Scene, store: SqliteStore, acks_late: bool

@@ -61,7 +61,6 @@ async def test_everything_drains_when_the_file_was_locked_for_two_leases(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(150)
 async def test_worker_costs_next_to_nothing_and_ends_when_its_folder_is_gone(
     tmp_path: Path, scene_on: Callable[..., Awaitable[Scene]]
 ) -> None:
