@@ -29,6 +29,7 @@ class Lines:
         tasks: Mapping[str, Any],
         subscription: Subscription,
         hand_on: Callable[[list[Delivery]], None],
+        is_connected: Callable[[], bool],
     ) -> None:
         """Wire the stage.
 
@@ -36,10 +37,12 @@ class Lines:
             tasks: The registry; it may grow.
             subscription: Holds the lines.
             hand_on: Takes what comes out of them; a place is kept for each.
+            is_connected: Tells whether the broker can be seen; the lines of one that can't look empty.
         """
         self._tasks = tasks
         self._subscription = subscription
         self._hand_on = hand_on
+        self._is_connected = is_connected
         self._used: Counter[str] = Counter()
         self._waiting = self._limited()
         """Tasks whose lines may hold something, for all that this worker knows."""
@@ -121,7 +124,7 @@ class Lines:
             came = Counter(delivery.line for delivery in taken or ())
             for name, count in wanted.items():
                 self._used[name] -= count - came[name]
-                if taken is None or came[name] == count:
+                if taken is None or came[name] == count or not self._is_connected():
                     self._waiting.add(name)
         if taken:
             self._hand_on(taken)

@@ -169,7 +169,7 @@ class Worker:
         if isinstance(app.broker, RemoteControlled):
             commands = {"ping": _pong, "revoke": revoked.revoke}
             await self._stack.enter_async_context(app.broker.answering(self.hostname, commands))
-        self._lines = Lines(app.tasks, subscription, self._on_unparked)
+        self._lines = Lines(app.tasks, subscription, self._on_unparked, self._is_connected)
         self._admission = Admission(
             app,
             subscription,
@@ -189,7 +189,7 @@ class Worker:
             self._settler.behind,
             self._nothing_is_under_way,
             self._admission.startable,
-            lambda: app.broker.connected,
+            self._is_connected,
         )
         self._leases.start()
         self._supervise(self._fetch())
@@ -210,6 +210,9 @@ class Worker:
 
     def _nothing_is_under_way(self) -> bool:
         return self._settler.all_written() and self._lines.are_empty()
+
+    def _is_connected(self) -> bool:
+        return self._runtime.app.broker.connected
 
     def _on_received(self, deliveries: list[Delivery]) -> None:
         self._leases.hold(deliveries)

@@ -46,9 +46,10 @@ class Stage:
     def __init__(self, **limits: int | None) -> None:
         self.tasks = {name: SimpleNamespace(name=name, concurrency=limit) for name, limit in limits.items()}
         self.line = Line()
+        self.connected = True
         self.taken: list[Delivery] = []
         subscription: Any = self.line
-        self.lines = Lines(self.tasks, subscription, self.taken.extend)
+        self.lines = Lines(self.tasks, subscription, self.taken.extend, lambda: self.connected)
         self.running = asyncio.create_task(self.lines.run())
 
     def execution(self, id_: str, task: str = "pair", line: str | None = None) -> Execution:
@@ -186,6 +187,28 @@ async def test_place_is_free_again_when_the_line_was_empty(stage: Stage) -> None
     await stage.settle()
     assert stage.lines.are_empty()
     assert stage.enter("d") is not None
+
+
+async def test_line_does_not_count_as_empty_when_the_broker_was_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_S", 0.01)
+    await stage.settle()
+    stage.connected = False
+    executions = [stage.enter("a"), stage.enter("b")]
+    stage.park("c")
+    hidden, stage.line.parked["pair"] = stage.line.parked["pair"], []
+    asked = len(stage.line.asked)
+    assert executions[0] is not None
+    stage.lines.leave(executions[0])
+    async with asyncio.timeout(5):
+        while len(stage.line.asked) < asked + 2:
+            await asyncio.sleep(0.001)
+    assert not stage.lines.are_empty()
+    stage.line.parked["pair"], stage.connected = hidden, True
+    async with asyncio.timeout(5):
+        while stage.taken_ids != ["c"]:
+            await asyncio.sleep(0.001)
 
 
 async def test_line_is_asked_again_when_the_broker_could_not_answer(

@@ -59,7 +59,7 @@ class Stage:
         self.concluded: list[tuple[Execution, Outcome]] = []
         self.forgotten: list[Execution] = []
         judge: Any = self.judge
-        self.lines = Lines(self.app.tasks, judge, self.offer_parked)
+        self.lines = Lines(self.app.tasks, judge, self.offer_parked, lambda: True)
         self.lines._waiting.clear()  # as after its first look
         self.admission = Admission(
             self.app,
