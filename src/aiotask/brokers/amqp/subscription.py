@@ -362,9 +362,10 @@ class AmqpSubscription:
     async def unpark(self, lines: Mapping[str, int]) -> list[Delivery]:
         """See `Subscription`; over several queues their lines take turns.
 
-        What was taken before by one who was lost is in its line again: it is moved ahead, and comes by `receive`.
+        What was taken before by one who was lost is in its line again: it is moved ahead, and comes by `receive`. It
+        does not count among what is asked for, and where it was met, this returns when it is moved.
 
-        Cost: a round trip for each message, and one more for each line and queue.
+        Cost: a round trip for each message, and one more for each line and queue; one for what is moved.
         """
         if self._closed:
             return []
